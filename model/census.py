@@ -1,0 +1,65 @@
+"""What a run's state is and where it lies: residency by device, and a hash of the parameters."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor, nn
+
+Residency = dict[str, dict[str, int]]
+"""Bytes by device, for `parameters`, `gradients` and `optimizer`."""
+
+
+def residency(model: nn.Module, optimizer: torch.optim.Optimizer) -> Residency:
+    """Where parameters, gradients and optimizer state lie (layer L1); asks no device to wait.
+
+    AdamW's step counters are state too: they are counted like the moments.
+    """
+    parameters = list(model.parameters())
+    return {
+        "parameters": _bytes_by_device(parameters),
+        "gradients": _bytes_by_device(p.grad for p in parameters if p.grad is not None),
+        "optimizer": _bytes_by_device(
+            value
+            for state in optimizer.state.values()
+            for value in state.values()
+            if isinstance(value, Tensor)
+        ),
+    }
+
+
+def devices(by_device: dict[str, int]) -> str:
+    """The devices of one part of a residency; `cuda:0` if it lies on that alone."""
+    return ",".join(sorted(by_device))
+
+
+def parameter_sha256(model: nn.Module) -> str:
+    """SHA-256 over a line a parameter, in the model's order: name, type, shape, SHA-256 of bytes.
+
+    Copies the parameters to the host, one at a time a thread. Bytes are the machine's own order.
+    """
+    named = list(model.named_parameters())
+    # Hashing gives up the interpreter's lock: 1.5 GB in 0.3 s on 8 cores instead of 1 to 3 s.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        digests = list(pool.map(_tensor_sha256, (p for _, p in named)))
+    lines = [
+        f"{name} {p.dtype} {tuple(p.shape)} {digest}\n"
+        for (name, p), digest in zip(named, digests, strict=True)
+    ]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _tensor_sha256(tensor: Tensor) -> str:
+    plain = tensor.detach().contiguous().cpu().flatten().view(torch.uint8)
+    return hashlib.sha256(plain.numpy().data).hexdigest()
+
+
+def _bytes_by_device(tensors: Iterable[Tensor]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for tensor in tensors:
+        total[str(tensor.device)] = total.get(str(tensor.device), 0) + tensor.nbytes
+    return total

@@ -1,0 +1,252 @@
+"""The forkserver: a process with torch imported and CUDA untouched that forks a process a run.
+
+`python -m pytest_gates.model.forkserver` reads JSON lines from stdin and writes JSON lines to
+stdout. It is told:
+
+- `{"id": 1, "request": PATH, "out": PATH, "log": PATH}`: start a run;
+- `{"end": 1, "grace_s": 2.0}`: SIGTERM to that run's process group, SIGKILL after the grace.
+
+It answers:
+
+- `{"ready": PID, "torch": VERSION, "cuda": VERSION}`: once, all imports done;
+- `{"started": PID, "id": 1, "at_ns": T}`: T is this process's `time.monotonic_ns()`, which on Linux
+  is the same clock in every process (clock_gettime(2), CLOCK_MONOTONIC);
+- `{"ended": PID, "id": 1, "exit": CODE or null, "signal": NUMBER or null, "wall_ms": MS}`.
+
+When stdin ends, which it does also when its owner is killed, every run is killed with all that it
+started, and the forkserver exits.
+
+Why not the forkserver of `multiprocessing`: it imports the caller's `__main__` again in every
+child, so each run would import pytest once more, and a script that calls `pytest.main()` without a
+guard would start itself over and over. Why one process and no threads: a fork copies only the
+thread that calls it, and a lock that another one held would stay locked in the child for ever.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import faulthandler
+import gc
+import importlib
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+ENTRY = "pytest_gates.model.__main__:run_request"
+"""`module:name` of the function (request path, out folder) -> exit code that a run consists of."""
+
+PRELOAD = ("pytest_gates.model.preload",)
+"""Modules that are imported once, for all runs, beside the entry's own."""
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_CHUNK = 65536
+
+Entry = Callable[[Path, Path], int]
+
+
+@dataclass
+class _Run:
+    id: int
+    started_ns: int
+    kill_at: float | None = None
+    """Time of `time.monotonic()` at which SIGTERM has had its chance."""
+
+
+class Forkserver:
+    """Forks a process a request, reports its end, and leaves nothing behind."""
+
+    def __init__(self, entry: Entry, reply_fd: int) -> None:
+        self._entry = entry
+        self._reply_fd = reply_fd
+        self._runs: dict[int, _Run] = {}
+        self._selector = selectors.DefaultSelector()
+        self._wake, self._wakeup = socket.socketpair()
+        self._libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+        self._rest = b""
+        self._stopping = False
+
+    def serve(self) -> None:
+        """Serve until stdin ends or SIGTERM comes."""
+        self._watch_signals()
+        self._selector.register(0, selectors.EVENT_READ)
+        self._selector.register(self._wake, selectors.EVENT_READ)
+        while not self._stopping:
+            ready = {key.fd for key, _ in self._selector.select(self._until_next_kill())}
+            if self._wake.fileno() in ready:
+                self._stopping = signal.SIGTERM in self._wake.recv(_CHUNK)
+            self._reap()
+            self._kill_overdue()
+            if 0 in ready:
+                self._read_requests()
+        for pid in self._runs:
+            _signal_group(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+    def reply(self, **message: Any) -> None:
+        """Write one line to the owner; an owner that is gone is noticed on stdin."""
+        try:
+            os.write(self._reply_fd, (json.dumps(message) + "\n").encode())
+        except BrokenPipeError:
+            self._stopping = True
+
+    def _watch_signals(self) -> None:
+        # The handler does nothing: a signal without one would not be written to the wakeup socket.
+        self._wake.setblocking(False)
+        self._wakeup.setblocking(False)
+        signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
+
+    def _read_requests(self) -> None:
+        chunk = os.read(0, _CHUNK)
+        if not chunk:
+            self._stopping = True
+            return
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if "end" in message:
+                self._end(message["end"], message["grace_s"])
+            else:
+                self._start(message)
+
+    def _start(self, message: dict[str, Any]) -> None:
+        started_ns = time.monotonic_ns()
+        server = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._become_run(server, message)
+        self._runs[pid] = _Run(message["id"], started_ns)
+        self.reply(started=pid, id=message["id"], at_ns=started_ns)
+
+    def _end(self, run_id: int, grace_s: float) -> None:
+        for pid, run in self._runs.items():
+            if run.id == run_id:
+                _signal_group(pid, signal.SIGTERM)
+                run.kill_at = time.monotonic() + grace_s
+
+    def _until_next_kill(self) -> float | None:
+        times = [run.kill_at for run in self._runs.values() if run.kill_at is not None]
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def _kill_overdue(self) -> None:
+        for pid, run in self._runs.items():
+            if run.kill_at is not None and run.kill_at <= time.monotonic():
+                run.kill_at = None
+                _signal_group(pid, signal.SIGKILL)
+
+    def _reap(self) -> None:
+        for pid in list(self._runs):
+            end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if end is None:
+                continue
+            run = self._runs.pop(pid)
+            wall_ms = (time.monotonic_ns() - run.started_ns) / 1e6
+            # Before its own process is reaped, its id cannot have become another group's.
+            _signal_group(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            exited = end.si_code == os.CLD_EXITED
+            self.reply(
+                ended=pid,
+                id=run.id,
+                exit=end.si_status if exited else None,
+                signal=None if exited else end.si_status,
+                wall_ms=wall_ms,
+            )
+
+    def _become_run(self, server: int, message: dict[str, Any]) -> NoReturn:
+        """The child's whole life. It never returns into the server's loop."""
+        code = 1
+        try:
+            self._leave_server(server)
+            _redirect(Path(message["log"]))
+            code = self._entry(Path(message["request"]), Path(message["out"]))
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except BaseException:  # noqa: BLE001 - whatever it was, it goes to the log and no further
+            traceback.print_exc()
+        finally:
+            try:
+                sys.stdout.flush()
+                sys.stderr.flush()
+            finally:  # a full disk must not let the child live on as a second server
+                os._exit(code)
+
+    def _leave_server(self, server: int) -> None:
+        os.setsid()
+        if self._libc is not None:
+            self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != server:  # it died before the line above could take effect
+            os._exit(1)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._selector.close()
+        self._wake.close()
+        self._wakeup.close()
+        os.close(self._reply_fd)
+        gc.unfreeze()
+
+
+def _signal_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        # Between its fork and its setsid a child leads no group yet.
+        os.kill(pid, number)
+
+
+def _redirect(log: Path) -> None:
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    to = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(to, 1)
+    os.dup2(to, 2)
+    os.close(to)
+    faulthandler.enable()
+
+
+def _versions() -> dict[str, str | None]:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {"torch": None, "cuda": None}
+    # A context made before the fork is unusable in every child.
+    assert not torch.cuda.is_initialized(), "an import has initialised CUDA in the forkserver"
+    return {"torch": str(torch.__version__), "cuda": torch.version.cuda}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Import what runs need, then serve."""
+    parser = argparse.ArgumentParser(prog="python -m pytest_gates.model.forkserver")
+    parser.add_argument("--entry", default=ENTRY, help="module:name of what a run calls")
+    parser.add_argument("--preload", nargs="*", default=PRELOAD, help="modules to import first")
+    options = parser.parse_args(arguments)
+    # Ctrl-C is for the owner, and what an import prints must not reach the owner as an answer.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    reply_fd = os.dup(1)
+    os.dup2(2, 1)
+    for name in options.preload:
+        importlib.import_module(name)
+    module, _, function = options.entry.partition(":")
+    server = Forkserver(getattr(importlib.import_module(module), function), reply_fd)
+    gc.freeze()  # a collection in a child would write to, and so copy, every page it shares
+    sys.stdout.flush()  # or each child would write it once more
+    server.reply(ready=os.getpid(), **_versions())
+    server.serve()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

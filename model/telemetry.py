@@ -1,0 +1,149 @@
+"""The vocabulary of telemetry, without torch: metrics, events, statuses, and the bytes of a line.
+
+A run says of itself one JSON object a line, in `telemetry-<rank>.jsonl`. Each object has a `kind`:
+`step`, `epoch`, `event`, `fact`, `slot` or `property`. Numbers that JSON cannot write are strings:
+"NaN", "Infinity", "-Infinity"; every finite number round-trips bit for bit (shortest repr).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Scope = Literal["step", "epoch", "slot"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A registered metric. The suffix of a name is its unit: `_ms`, `_mib`, `_pct`."""
+
+    name: str
+    unit: str
+    scope: Scope
+    meaning: str
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("step", "", "step", "index of the optimizer step, from 0"),
+        Metric("train_loss", "nats", "step", "mean cross-entropy of the step's batch"),
+        Metric("grad_norm", "", "step", "global gradient norm before clipping"),
+        Metric("lr", "", "step", "learning rate that the step used"),
+        Metric("tokens", "tokens", "step", "tokens read up to and with this step"),
+        Metric("tokens_per_sec", "tokens/s", "step", "tokens of the step over its wall_ms"),
+        Metric("gpu_util_pct", "%", "step", "utilisation of the device, as NVML gives it"),
+        Metric("wall_ms", "ms", "step", "from the end of the step before to the end of this one"),
+        Metric(
+            "gpu_ms", "ms", "step", "from the first to the last kernel of the step, CUDA events"
+        ),
+        Metric("memory_mib", "MiB", "step", "held by the allocator (CUDA) or resident (CPU)"),
+        Metric("reserved_mib", "MiB", "step", "reserved by the allocator (CUDA)"),
+        Metric("epoch", "", "epoch", "index of the validation, from 0"),
+        Metric("val_loss", "nats", "epoch", "mean cross-entropy of the held-out split"),
+        Metric("val_tokens", "tokens", "epoch", "tokens of the held-out split that were read"),
+        Metric("layer", "", "slot", "index of the block, from 0; -1 for what lies outside blocks"),
+        Metric("mean", "", "slot", "mean of the slot's activations"),
+        Metric("std", "", "slot", "standard deviation of the slot's activations"),
+        Metric("rms", "", "slot", "root mean square of the slot's activations"),
+        Metric("abs_max", "", "slot", "largest magnitude in the slot"),
+        Metric("zeros_pct", "%", "slot", "share of exact zeros in the slot"),
+        Metric("non_finite", "", "slot", "count of NaN and infinite activations in the slot"),
+    )
+}
+"""Every metric a check may name; an unregistered one is an error when a contract is loaded."""
+
+EVENTS: dict[str, str] = {
+    "run_started": "the device is resolved and the run's folder exists",
+    "auto_chose_cpu": "device `auto` found no CUDA device and chose the CPU (a warning, once)",
+    "memory_held": "a told size is allocated, for the witness to see",
+    "model_built": "the model's parameters exist",
+    "optimizer_built": "the optimizer exists",
+    "training_started": "the first step is about to be launched",
+    "data_cycled": "the training data wrapped around (once)",
+    "non_finite": "a loss or gradient norm was not finite (once)",
+    "stimulus_applied": "the declared stimulus took effect",
+    "run_finished": "the run came to its own end",
+}
+"""Every event by name."""
+
+STATUSES: dict[str, int | None] = {
+    "COMPLETED": 0,
+    "ERROR": 1,
+    "CONFIG_REFUSED": 2,
+    "DEVICE_UNAVAILABLE": 3,
+    "DIVERGENCE": 4,
+    "NUMERICAL_INSTABILITY": 5,
+    "STREAM_EXHAUSTED": 6,
+    "OUT_OF_MEMORY": 7,
+    "IO_ERROR": 8,
+    "ABORTED": None,
+    "KILLED": None,
+    "TIMEOUT": None,
+    "INTERRUPTED": None,
+}
+"""Exit statuses and the process's exit code for each; None: told by the outside or a recording."""
+
+STATUS_MEANINGS: dict[str, str] = {
+    "COMPLETED": "came to its own end",
+    "ERROR": "an error of the program; the log names it",
+    "CONFIG_REFUSED": "the run's settings cannot be carried out",
+    "DEVICE_UNAVAILABLE": "the device asked for is not there; nothing was built",
+    "DIVERGENCE": "the validation loss left its bound",
+    "NUMERICAL_INSTABILITY": "a loss or gradient norm was not finite",
+    "STREAM_EXHAUSTED": "the data ended and the run was told to halt there",
+    "OUT_OF_MEMORY": "the device's or the host's memory ran out",
+    "IO_ERROR": "a file could not be written or read",
+    "ABORTED": "ended early by its own guard (recorded runs)",
+    "KILLED": "ended by a signal from outside",
+    "TIMEOUT": "ended by the worker when its time was up",
+    "INTERRUPTED": "ended by Ctrl-C",
+}
+
+FINISHED_WINDOWS = frozenset({"COMPLETED", "ABORTED", "DIVERGENCE", "STREAM_EXHAUSTED"})
+"""Statuses whose finished steps are still admissible evidence; the status is always shown."""
+
+REQUIRED_STEP_FIELDS = ("step", "train_loss", "grad_norm", "lr", "tokens", "tokens_per_sec",
+                        "gpu_util_pct", "wall_ms", "gpu_ms", "memory_mib")  # fmt: skip
+"""Fields of a step line; a value that a device cannot give is null."""
+
+
+class RunRefusedError(Exception):
+    """The run ends before or during its work with a status of the table above."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        assert STATUSES.get(status), f"{status} is no status a run can end itself with"
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+def encode_number(value: float) -> float | str:
+    """A JSON value for any float; the non-finite ones become their names."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def decode_number(value: object) -> float | None:
+    """The float that `encode_number` wrote, or None for null; anything else is a ValueError."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{value!r} is no number")  # noqa: TRY004 - one error for bad bytes
+    if isinstance(value, str):
+        if value not in _NON_FINITE:
+            raise ValueError(f"{value!r} is no number")
+        return _NON_FINITE[value]
+    return float(value)
+
+
+def encode_line(record: dict[str, Any]) -> str:
+    """One telemetry line with its newline."""
+    safe = {k: encode_number(v) if isinstance(v, float) else v for k, v in record.items()}
+    return json.dumps(safe, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"

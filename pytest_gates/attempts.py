@@ -1,0 +1,30 @@
+"""How often a gate was executed before it passed: a gate re-run until green must show it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pytest_gates.canonical import digest
+from pytest_gates.checks.base import Verdict
+
+
+def note_attempt(cache: Path, contract: str, gate: str, gate_hash: str, verdict: Verdict) -> int:
+    """Append one attempt and count those since the last pass, this one included.
+
+    Lines are appended with one write each, so that processes do not tear each other's.
+    """
+    folder = cache / "attempts"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{digest([contract, gate])[:32]}.jsonl"
+    with path.open("a+", encoding="utf-8") as file:
+        file.write(json.dumps({"gate": gate_hash, "verdict": str(verdict)}) + "\n")
+        file.flush()
+        file.seek(0)
+        lines = [json.loads(line) for line in file if line.endswith("\n")]
+    count = 0
+    for line in reversed([line for line in lines if line["gate"] == gate_hash][:-1]):
+        if line["verdict"] == Verdict.PASS:
+            break
+        count += 1
+    return count + 1

@@ -1,0 +1,226 @@
+"""What every check has: a typed YAML form, refusals when loaded, and a pure evaluation."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Annotated
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    WithJsonSchema,
+)
+
+from pytest_gates.evidence import Evidence
+from pytest_gates.model.config import Run
+from pytest_gates.model.telemetry import EVENTS, METRICS
+from pytest_gates.vocabulary import hint
+
+
+class Verdict(StrEnum):
+    """Verdicts, worst first; the verdict of a gate is the worst of its checks'."""
+
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+    BLOCKED = "blocked"
+    PENDING = "pending"
+    PASS = "pass"  # noqa: S105 - no password
+
+    @staticmethod
+    def worst(verdicts: list[Verdict]) -> Verdict:
+        """The worst of one or more verdicts."""
+        order = list(Verdict)
+        return min(verdicts, key=order.index)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one check found."""
+
+    check: str
+    verdict: Verdict
+    summary: str
+    """One line for people: what was measured, against what."""
+    figure: str | None = None
+    """What was measured, short, for a table: `median 45.1 ms`."""
+    limit: str | None = None
+    """What it was held against, short: `< 60 ms`."""
+    headroom_pct: float | None = None
+    """How far the figure lies on the good side of the limit; negative on the bad side."""
+    statistic: str | None = None
+    value: float | None = None
+    unit: str | None = None
+    window: tuple[int, int] | None = None
+    n: int | None = None
+    interval: tuple[float, float] | None = None
+    detail: tuple[str, ...] = ()
+    """Further lines for the failure report."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Executions of a run that a check draws on beyond the gate's own."""
+
+    run: str
+    repeat: int = 1
+
+
+def _ordered(window: tuple[int, int]) -> tuple[int, int]:
+    if window[0] > window[1]:
+        raise ValueError(f"the window's first step {window[0]} lies after its last {window[1]}")
+    return window
+
+
+Window = Annotated[
+    tuple[Annotated[StrictInt, Field(ge=0)], Annotated[StrictInt, Field(ge=0)]],
+    AfterValidator(_ordered),
+]
+"""First and last step, both included."""
+
+
+def number(value: object) -> int | float:
+    """A number as YAML gave it, or a ValueError. Text and booleans are none, NaN is no limit."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        # pydantic reports a ValueError at its place; a TypeError would pass through it.
+        raise ValueError("expected a number")  # noqa: TRY004
+    if math.isnan(value):
+        raise ValueError("NaN is no limit: nothing is above or below it")
+    return value
+
+
+def _finite(value: object) -> int | float:
+    if math.isinf(found := number(value)):
+        raise ValueError("an infinite limit limits nothing")
+    return found
+
+
+Unbounded = Annotated[StrictFloat | StrictInt, BeforeValidator(number)]
+"""A number that may be infinite."""
+Number = Annotated[StrictFloat | StrictInt, BeforeValidator(_finite)]
+"""A finite number; text, booleans, NaN and infinities are refused."""
+Positive = Annotated[Number, Field(gt=0), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})]
+NotNegative = Annotated[Number, Field(ge=0), WithJsonSchema({"type": "number", "minimum": 0})]
+Confidence = Annotated[
+    StrictFloat,
+    BeforeValidator(_finite),
+    Field(ge=0.5, lt=1),
+    WithJsonSchema({"type": "number", "minimum": 0.5, "exclusiveMaximum": 1}),
+]
+"""One-sided: alpha is 1 - confidence."""
+
+STEP_METRICS = tuple(metric.name for metric in METRICS.values() if metric.scope == "step")
+
+
+def words(names: Collection[str]) -> WithJsonSchema:
+    """The JSON Schema of one of these names, so that editors complete it."""
+    return WithJsonSchema({"type": "string", "enum": list(names)})
+
+
+def _registered(name: str) -> str:
+    if name not in METRICS:
+        raise ValueError(f"unregistered metric; {hint(name, METRICS)}")
+    return name
+
+
+def _step_metric(name: str) -> str:
+    if _registered(name) not in STEP_METRICS:
+        scope = METRICS[name].scope
+        raise ValueError(f"a metric of {scope}s, not of steps; {hint(name, STEP_METRICS)}")
+    return name
+
+
+def _event(name: str) -> str:
+    if name not in EVENTS:
+        raise ValueError(f"unregistered event; {hint(name, EVENTS)}")
+    return name
+
+
+MetricName = Annotated[StrictStr, AfterValidator(_registered), words(METRICS)]
+"""Any registered metric."""
+StepMetric = Annotated[StrictStr, AfterValidator(_step_metric), words(STEP_METRICS)]
+"""A registered metric that is said once a step."""
+EventName = Annotated[StrictStr, AfterValidator(_event), words(EVENTS)]
+"""A registered event."""
+
+NO_RUNS: Mapping[str, Run] = MappingProxyType({})
+NO_GPUS: Mapping[str, float] = MappingProxyType({})
+
+Refusal = tuple[tuple[str | int, ...], str]
+"""Path of keys in the check, and why it makes no sense there."""
+
+
+class Check(BaseModel):
+    """Base of the closed set. A concrete check adds `kind: Literal[...]` and its own fields."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+    )
+
+    def needs(self) -> tuple[Need, ...]:
+        """Runs named by the check itself."""
+        return ()
+
+    @abstractmethod
+    def refusals(
+        self,
+        run: Run | None,
+        gpus: Collection[str] = frozenset(),
+        runs: Mapping[str, Run] = NO_RUNS,
+    ) -> Iterator[Refusal]:
+        """Why the check makes no sense for the runs of its gate. Called when a contract is loaded.
+
+        Args:
+            run: The gate's own resolved run, or None if the gate names none.
+            gpus: Names of the GPUs that the contract adds to the vocabulary.
+            runs: The resolved runs that the gate draws on, by name.
+        """
+
+
+class RunCheck(Check):
+    """A check over one execution of the gate's own run."""
+
+    def refusals(
+        self,
+        run: Run | None,
+        gpus: Collection[str] = frozenset(),
+        runs: Mapping[str, Run] = NO_RUNS,
+    ) -> Iterator[Refusal]:
+        """See `Check.refusals`."""
+        if run is None:
+            yield (), "the gate names no `run` for it"
+        else:
+            yield from self.misfits(run, gpus)
+
+    def misfits(self, run: Run, gpus: Collection[str]) -> Iterator[Refusal]:
+        """Why the check makes no sense for this run."""
+        yield from ()
+
+    @abstractmethod
+    def evaluate(self, evidence: Evidence, gpus: Mapping[str, float] = NO_GPUS) -> Outcome:
+        """Judge one execution. Pure.
+
+        Args:
+            evidence: The execution.
+            gpus: bf16 matmul ceilings, in TFLOP/s, of the GPUs that the contract adds.
+        """
+
+
+class RunsCheck(Check):
+    """A check over several executions."""
+
+    @abstractmethod
+    def evaluate(self, evidence: Mapping[str, tuple[Evidence, ...]]) -> Outcome:
+        """Judge executions by the name of their run, in order of repetition. Pure."""

@@ -1,0 +1,77 @@
+"""What a run declares, whichever driver it has; None where it does not say."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from pytest_gates.checks.base import Refusal, Window
+from pytest_gates.model.config import (
+    PRESETS,
+    Architecture,
+    ForwardRun,
+    PretrainRun,
+    RecordedRun,
+    Run,
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The declared sizes of a run."""
+
+    device: str | None = None
+    architecture: Architecture | None = None
+    seq_len: int | None = None
+    batch_size: int | None = None
+    steps: int | None = None
+    pid: int | None = None
+
+    @property
+    def census_bytes(self) -> int | None:
+        """Fewest bytes that the declared training state needs on the device."""
+        return self.architecture.training_bytes if self.architecture else None
+
+    @property
+    def step_flops(self) -> int | None:
+        """Fewest floating-point operations of one step."""
+        if self.architecture is None or self.seq_len is None or self.batch_size is None:
+            return None
+        return self.batch_size * self.seq_len * self.architecture.flops_per_token(self.seq_len)
+
+    def absent(self, *names: str) -> list[str]:
+        """Which of these the run does not declare."""
+        said = {"model": self.architecture, "seq_len": self.seq_len, "batch_size": self.batch_size,
+                "steps": self.steps, "device": self.device}  # fmt: skip
+        return [name for name in names if said[name] is None]
+
+
+def shape_of(run: Run) -> Shape:
+    """What a run declares."""
+    if isinstance(run, PretrainRun):
+        return Shape(run.device, run.architecture, run.seq_len, run.batch_size, run.steps)
+    if isinstance(run, ForwardRun):
+        return Shape(run.device, run.architecture)
+    if isinstance(run, RecordedRun):
+        said = run.declares
+        model = PRESETS[said.model] if isinstance(said.model, str) else said.model
+        return Shape(said.device, model, said.seq_len, said.batch_size, said.steps, said.pid)
+    return Shape()
+
+
+def window_misfits(run: Run, steps: Window | None, key: str = "steps") -> Iterator[Refusal]:
+    """Why a window over steps does not fit the run."""
+    if not isinstance(run, PretrainRun | RecordedRun):
+        yield (), f"driver {run.driver} has no steps"
+        return
+    declared = shape_of(run).steps
+    if steps is not None and declared is not None and steps[1] >= declared:
+        text = f"window {list(steps)} is longer than the run"
+        yield (key, 1), f"{text}: its {declared} steps are 0 to {declared - 1}"
+
+
+def undeclared(run: Run, *names: str) -> Iterator[Refusal]:
+    """Why a check that computes from the declared run cannot: a recording that says too little."""
+    missing: Collection[str] = shape_of(run).absent(*names)
+    if missing:
+        yield (), f"the run must declare {', '.join(missing)}"

@@ -1,0 +1,125 @@
+"""`residency`: a training run truly lived on the GPU, shown layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from pytest_gates.checks.base import NO_GPUS, Outcome, Refusal, RunCheck, Verdict
+from pytest_gates.checks.declared import shape_of, undeclared
+from pytest_gates.checks.layers import (
+    MIB,
+    Finding,
+    State,
+    l0_resolved,
+    l1_placed,
+    l2_allocator,
+    l3_witnessed,
+    l3b_witnessed,
+    l4_busy,
+    l5_speed,
+)
+from pytest_gates.checks.window import ended, unfinished
+from pytest_gates.evidence import Evidence
+from pytest_gates.model.config import PretrainRun, RecordedRun, Run
+
+LayerName = Literal["L0", "L1", "L2", "L3", "L3b", "L4", "L5"]
+
+LAYERS: dict[str, Callable[[Evidence, Mapping[str, float]], Finding]] = {
+    "L0": l0_resolved,
+    "L1": l1_placed,
+    "L2": l2_allocator,
+    "L3": l3_witnessed,
+    "L3b": l3b_witnessed,
+    "L4": l4_busy,
+    "L5": l5_speed,
+}
+
+
+def _layers(value: object) -> object:
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError("expected a list of layers")
+    for entry in value:
+        names = entry if isinstance(entry, list | tuple) else [entry]
+        unknown = [name for name in names if name not in LAYERS]
+        if unknown or not names:
+            raise ValueError(
+                f"unknown layer {unknown[0] if unknown else entry!r}; known: {', '.join(LAYERS)}"
+            )
+    return value
+
+
+Layers = Annotated[
+    tuple[LayerName | tuple[LayerName, ...], ...], Field(min_length=1), BeforeValidator(_layers)
+]
+
+_VERDICTS = {
+    State.PROVEN: Verdict.PASS,
+    State.REFUTED: Verdict.FAIL,
+    State.UNAVAILABLE: Verdict.INCONCLUSIVE,
+}
+
+
+class Residency(RunCheck):
+    """Each required layer is proven; a refuted one fails, an unavailable one decides nothing.
+
+    L0: the device asked for is the device resolved. L1: parameters, gradients and optimizer state
+    are on it, before and after. L2: the allocator holds the census. L3: the process outside reads
+    it under the run's PID. L3b: it sees sizes that the run was told to allocate. L4: the process
+    keeps the device busy. L5: the speed is beyond the host's CPU and within the GPU's ceiling.
+    """
+
+    kind: Literal["residency"]
+    require: Layers = (
+        "L0", "L1", "L2", ("L3", "L3b"), "L5",
+    )  # fmt: skip
+    """Layers that must be proven; of a nested list, one."""
+    floor: Literal["census"] = "census"
+    """Least memory: that of the declared architecture's state, never what the run says."""
+
+    def misfits(self, run: Run, gpus: Collection[str]) -> Iterator[Refusal]:
+        """Runs that do not ask for CUDA, and recordings that do not declare their model."""
+        if not isinstance(run, PretrainRun | RecordedRun):
+            yield (), f"driver {run.driver} trains nothing that could reside anywhere"
+            return
+        device = shape_of(run).device
+        if device is not None and not device.startswith("cuda"):
+            yield (), f"device {device}: residency needs an explicit cuda or cuda:N"
+        yield from undeclared(run, "model", "device")
+
+    def evaluate(self, evidence: Evidence, gpus: Mapping[str, float] = NO_GPUS) -> Outcome:
+        """See `RunCheck.evaluate`."""
+        groups = [(one,) if isinstance(one, str) else one for one in self.require]
+        named: dict[str, Finding] = {
+            name: LAYERS[name](evidence, gpus) for group in groups for name in group
+        }
+        states = [_best(named, group) for group in groups]
+        verdict = Verdict.worst([_VERDICTS[state] for state in states])
+        proven = states.count(State.PROVEN)
+        lines = tuple(f"{name} {found.state}: {found.reason}" for name, found in named.items())
+        unmet = ["|".join(group) for group, state in zip(groups, states, strict=True)
+                 if _VERDICTS[state] is verdict is not Verdict.PASS]  # fmt: skip
+        early = unfinished(evidence)
+        if verdict is Verdict.PASS and early is not None:
+            verdict, unmet = Verdict.INCONCLUSIVE, [early]
+        census = shape_of(evidence.run).census_bytes
+        summary = f"{proven} of {len(groups)} layers proven"
+        if unmet:
+            reasons = [line for line in lines if line.split()[0] in "|".join(unmet).split("|")]
+            summary += f"; {'; '.join(reasons or unmet)}"
+        return Outcome(
+            check="residency",
+            verdict=verdict,
+            summary=summary + (ended(evidence) if early is None else ""),
+            figure=f"{proven} of {len(groups)} layers",
+            limit=None if census is None else f">= {census / MIB:.0f} MiB",
+            detail=lines,
+        )
+
+
+def _best(named: Mapping[str, Finding], group: tuple[str, ...]) -> State:
+    """The state of a list of which one is enough."""
+    states = {named[name].state for name in group}
+    return next(state for state in State if state in states)

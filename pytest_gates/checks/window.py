@@ -1,0 +1,152 @@
+"""Samples of a window, and what keeps a window from being judged.
+
+Every check takes its samples here, so that a run that ended early is never judged silently.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pytest_gates.checks.base import Window
+from pytest_gates.checks.declared import shape_of
+from pytest_gates.evidence import Evidence, Sample, Series
+from pytest_gates.model.telemetry import FINISHED_WINDOWS, METRICS
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The values of one metric over a window."""
+
+    metric: str
+    at: tuple[int, ...]
+    """The step of each value; the line for metrics of epochs and slots."""
+    values: tuple[float, ...]
+    """NaN and infinities are values; nulls are not."""
+    gap: str | None
+    """Why the values are not all that the window should hold: nothing passes then."""
+
+    @property
+    def bounds(self) -> tuple[int, int] | None:
+        """First and last step, or None if there is nothing."""
+        return (self.at[0], self.at[-1]) if self.at else None
+
+
+def samples(evidence: Evidence, metric: str, steps: Window | None = None) -> Samples:
+    """The values of a metric: over the window or the whole run for steps, else over all lines."""
+    scope = METRICS[metric].scope
+    said = evidence.main
+    series = {"step": said.steps, "epoch": said.epochs, "slot": said.slots}[scope]
+    if scope == "step":
+        places, gap = _rows(evidence, steps)
+    else:
+        places, gap = [(row, row) for row in range(len(series))], unfinished(evidence)
+        gap = gap or (None if places else f"the telemetry has no {scope} lines")
+    column = _numbers(series, metric)
+    if column is None:
+        there = ", ".join(series.columns) or f"no {scope} lines"
+        return Samples(metric, (), (), gap or f"no {metric} in the telemetry; there are {there}")
+    found = [(at, column[row]) for row, at in places]
+    nulls = [at for at, value in found if value is None]
+    if nulls and gap is None:
+        gap = f"{metric} is null at {scope} {nulls[0]}" + _and_more(len(nulls) - 1)
+    kept = [(at, value) for at, value in found if value is not None]
+    return Samples(metric, tuple(at for at, _ in kept), tuple(value for _, value in kept), gap)
+
+
+def _and_more(count: int) -> str:
+    return f" and {count} more" if count else ""
+
+
+def _numbers(series: Series, metric: str) -> tuple[float | None, ...] | None:
+    column = series.columns.get(metric)
+    if column is None:
+        return None
+    assert not any(isinstance(value, str) for value in column), f"{metric} is a column of names"
+    return column  # type: ignore[return-value]  # just asserted
+
+
+def unfinished(evidence: Evidence) -> str | None:
+    """Why the absence of something in this run's telemetry proves nothing, or None."""
+    if evidence.status in FINISHED_WINDOWS:
+        return None
+    return f"run ended {evidence.status} after {len(evidence.main.steps)} steps"
+
+
+def ended(evidence: Evidence) -> str:
+    """Text that shows how a run ended, to be put behind a summary; empty for COMPLETED."""
+    return "" if evidence.status == "COMPLETED" else f"; the run ended {evidence.status}"
+
+
+def _rows(evidence: Evidence, steps: Window | None) -> tuple[list[tuple[int, int]], str | None]:
+    """(row, step) of each step in the window, and why they are not the whole window."""
+    said = _numbers(evidence.main.steps, "step") or ()
+    indices = [
+        (row, int(step))
+        for row, step in enumerate(said)
+        if step is not None and math.isfinite(step)
+    ]
+    if not indices:
+        return [], unfinished(evidence) or "the telemetry has no steps"
+    first, last = steps or (0, _last_step(evidence, indices[-1][1]))
+    rows = [(row, step) for row, step in indices if first <= step <= last]
+    gap = unfinished(evidence)
+    if gap is None and [step for _, step in rows] != list(range(first, last + 1)):
+        gap = (
+            f"run ended {evidence.status} after {len(said)} steps; the window {first}..{last} has "
+            f"{len(rows)} of its {last - first + 1} steps, each once and in order"
+        )
+    return rows, gap
+
+
+def _last_step(evidence: Evidence, said: int) -> int:
+    """The run's last step: what it declares if it completed, else what it came to."""
+    declared = shape_of(evidence.run).steps
+    return declared - 1 if declared is not None and evidence.status == "COMPLETED" else said
+
+
+def training_span_ms(evidence: Evidence, steps: Window | None = None) -> tuple[float, float] | None:
+    """When a window of steps began and ended, in ms since the process's start.
+
+    From `at_ms` of the event `training_started` and the wall times after it; None if the run did
+    not say them.
+    """
+    start = event_ms(evidence, "training_started")
+    column = _numbers(evidence.main.steps, "wall_ms")
+    if start is None or column is None or not column:
+        return None
+    first, last = steps or (0, len(column) - 1)
+    walls = [value or 0.0 for value in column]
+    return start + sum(walls[:first]), start + sum(walls[: last + 1])
+
+
+def samples_during(evidence: Evidence, steps: Window) -> list[Sample]:
+    """What the witness saw while a window of steps may have lasted; all, where that is unknown.
+
+    Validations lie between steps and are in no wall time: the window may have ended later by all
+    the time that no step accounts for.
+    """
+    window, whole = training_span_ms(evidence, steps), training_span_ms(evidence)
+    seen = evidence.witness.samples
+    if window is None or whole is None:
+        return list(seen)
+    finished = event_ms(evidence, "run_finished")
+    slack = max(0.0, finished - whole[1]) if finished is not None else 0.0
+    return [sample for sample in seen if window[0] <= sample.at_ms <= window[1] + slack]
+
+
+def event_ms(evidence: Evidence, name: str) -> float | None:
+    """When an event first occurred, in ms since the process's start; None if that is not said."""
+    for event in evidence.main.events:
+        if event.event == name:
+            at_ms = event.detail.get("at_ms")
+            return float(at_ms) if isinstance(at_ms, int | float) else None
+    return None
+
+
+def resolved_device(evidence: Evidence) -> str | None:
+    """The device that the run says it got; None if it never said."""
+    facts: Mapping[str, object] = evidence.main.facts
+    device = facts.get("device_resolved")
+    return device if isinstance(device, str) else None

@@ -1,0 +1,360 @@
+"""From a file's text to a `Contract`: everything that is wrong with it is said at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from pytest_gates.checks import CHECKS
+from pytest_gates.checks.base import Check, Need
+from pytest_gates.contract.guard import read_contract_text
+from pytest_gates.contract.models import (
+    Contract,
+    Expectation,
+    Falsifier,
+    Gate,
+    GpuRow,
+    Waiver,
+    check_kind,
+)
+from pytest_gates.contract.nodes import Mapping as MappingNode
+from pytest_gates.contract.nodes import Node, Scalar, Sequence, node_at, parse_document, to_data
+from pytest_gates.contract.runs import Caps, RunTable
+from pytest_gates.contract.typed import Source, build, locate_below, surprises, without
+from pytest_gates.contract.words import FALSIFIER_KEYS, GATE_KEYS, TOP_KEYS, hint, misspelt
+from pytest_gates.errors import ContractError, Finding
+from pytest_gates.model.config import Run
+from pytest_gates.model.faults import FAULTS, Fault
+
+Model = TypeVar("Model", bound=BaseModel)
+
+CHECK_KINDS: dict[str, type[Check]] = {
+    type_.model_fields["kind"].annotation.__args__[0]: type_  # type: ignore[union-attr]  # a Literal
+    for type_ in CHECKS
+}
+FAULT_NAMES: dict[str, type[Any]] = {
+    type_.model_fields["fault"].annotation.__args__[0]: type_  # type: ignore[union-attr]  # a Literal
+    for type_ in FAULTS
+}
+
+
+def load_contract(path: Path, file: str, caps: Caps) -> Contract:
+    """Read and type one contract; `file` is how its path is shown.
+
+    Raises:
+        ContractError: with every finding, each at its place.
+    """
+    text = read_contract_text(path, file)
+    return contract_from(text, file, caps)
+
+
+def contract_from(text: str, file: str, caps: Caps) -> Contract:
+    """The same from text that is at hand."""
+    root = parse_document(text, file)
+    return _Loader(root, text, file, caps).contract()
+
+
+@dataclass
+class _Loader:
+    root: Node
+    text: str
+    file: str
+    caps: Caps
+    findings: list[Finding] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.source = Source(self.file)
+
+    def contract(self) -> Contract:
+        if not isinstance(self.root, MappingNode):
+            raise ContractError((self.source.finding(self.root, "a contract is a mapping"),))
+        self._misspelt(self.root, TOP_KEYS)
+        self.gpus = self._gpus()
+        self.table = RunTable(self._block("runs"), self.source, self.caps)
+        gates: dict[str, Gate] = {}
+        for index, node in enumerate(self._list("gates")):
+            gate = self._gate(node, f"gates[{index}]")
+            if gate is not None:
+                if gate.id in gates:
+                    at = node_at(node, ("id",))
+                    first = gates[gate.id].place.line
+                    self._say(at, f"duplicate id `{gate.id}`; it stands in line {first} already")
+                gates[gate.id] = gate
+        falsifiers = self._falsifiers(gates)
+        self.findings.extend(self.table.findings)
+        if self.findings:
+            raise ContractError(tuple(dict.fromkeys(self.findings)))
+        declared: list[Gate | Falsifier] = [*gates.values(), *falsifiers]
+        items = sorted(declared, key=lambda item: item.place)
+        return Contract(
+            file=self.file,
+            id=self._contract_id(),
+            text=self.text,
+            runs=self.table.typed,
+            gpus=self.gpus,
+            items=tuple(items),
+        )
+
+    def _say(self, node: Node, message: str) -> None:
+        self.findings.append(self.source.finding(node, message))
+
+    def _misspelt(self, node: MappingNode, executable: tuple[str, ...]) -> None:
+        for key, _ in node.entries:
+            near = misspelt(key.value, executable)
+            if near is not None and node.get(near) is None:
+                self._say(key, f"unknown key `{key.value}`; did you mean `{near}`?")
+
+    def _block(self, name: str) -> MappingNode | None:
+        node = self.root.get(name) if isinstance(self.root, MappingNode) else None
+        if node is None or isinstance(node, MappingNode):
+            return node
+        self._say(node, f"`{name}` must be a mapping of names")
+        return None
+
+    def _list(self, name: str) -> list[MappingNode]:
+        node = self.root.get(name) if isinstance(self.root, MappingNode) else None
+        if node is None:
+            return []
+        if not isinstance(node, Sequence):
+            self._say(node, f"`{name}` must be a list")
+            return []
+        for item in node.items:
+            if not isinstance(item, MappingNode):
+                self._say(item, f"each of `{name}` must be a mapping")
+        return [item for item in node.items if isinstance(item, MappingNode)]
+
+    def _contract_id(self) -> str:
+        for path in (("contract_id",), ("metadata", "id")):
+            node = self.root
+            for key in path:
+                node = node.get(key) if isinstance(node, MappingNode) else None  # type: ignore[assignment]
+            if isinstance(node, Scalar) and node.value:
+                return node.value
+        return Path(self.file).stem
+
+    def _gpus(self) -> dict[str, GpuRow]:
+        block = self._block("gpus")
+        rows: dict[str, GpuRow] = {}
+        for key, node in block.entries if block is not None else ():
+            row = self._typed(GpuRow, node)
+            if row is not None:
+                rows[key.value] = row
+        return rows
+
+    def _typed(self, model: type[Model], node: Node) -> Model | None:
+        odd = [self.source.finding(at, text) for at, text in surprises(node)]
+        self.findings.extend(odd)
+        data = to_data(node)
+        if not isinstance(data, dict):
+            self._say(node, "must be a mapping")
+            return None
+        built = build(model, data, self.source, locate_below(node))
+        if isinstance(built, tuple):
+            self.findings.extend(without(built, odd))
+            return None
+        return None if odd else built
+
+    def _text(self, node: MappingNode, key: str) -> str:
+        value = node.get(key)
+        return value.value.strip() if isinstance(value, Scalar) else ""
+
+    # --- gates -------------------------------------------------------------------------------
+
+    def _gate(self, node: MappingNode, fallback: str) -> Gate | None:
+        self._misspelt(node, GATE_KEYS)
+        before = len(self.findings)
+        checks = self._checks(node)
+        run = self._text(node, "run") or None
+        if node.get("checks") is None and (run or node.get("requires") is not None):
+            at = node.get("run") or node.get("requires")
+            assert at is not None
+            self._say(at, "a gate with a `run` or `requires` needs `checks`")
+        if checks and self._text(node, "id") == "":
+            self._say(node, "an executable gate needs an `id`")
+        repeats = self._repeats(node, run, checks)
+        runs = {name: self.table.typed[name] for name in repeats if name in self.table.typed}
+        if len(runs) == len(repeats):
+            self._refusals(node, checks, run, runs)
+        gate = Gate(
+            id=self._text(node, "id") or fallback,
+            place=self.source.place(node),
+            rule=" ".join(self._text(node, "rule").split()),
+            run=run,
+            checks=checks,
+            runs=runs,
+            repeats=repeats,
+            requires=self._requires(node),
+            gpus={name: float(row.bf16_tflops) for name, row in self.gpus.items()},
+            claimed=self._text(node, "verdict"),
+            basis=self._basis(node),
+            discharge_status=self._text(node, "discharge_status") or None,
+            ship_blocking=self._flag(node, "ship_blocking"),
+            waiver=self._waiver(node),
+            if_fails=" ".join(self._text(node, "if_fails").split()),
+        )
+        return gate if len(self.findings) == before or gate.id else None
+
+    def _flag(self, node: MappingNode, key: str) -> bool:
+        value = node.get(key)
+        data = to_data(value) if value is not None else False
+        if value is not None and not isinstance(data, bool):
+            self._say(value, f"`{key}` is true or false")
+        return data is True
+
+    def _waiver(self, node: MappingNode) -> Waiver | None:
+        value = node.get("waiver")
+        return self._typed(Waiver, value) if value is not None else None
+
+    def _basis(self, node: MappingNode) -> tuple[Mapping[str, Any], ...]:
+        value = node.get("verdict_basis")
+        data = to_data(value) if isinstance(value, Sequence) else None
+        entries = data if isinstance(data, list) else []
+        ours = [entry for entry in entries if isinstance(entry, dict) and "record" in entry]
+        return tuple(ours) if len(ours) == len(entries) else ()
+
+    def _requires(self, node: MappingNode) -> dict[str, Any]:
+        value = node.get("requires")
+        data = to_data(value) if value is not None else {}
+        if isinstance(data, dict):
+            return data
+        assert value is not None
+        self._say(value, "`requires` must be a mapping of settings")
+        return {}
+
+    def _checks(self, node: MappingNode) -> tuple[Check, ...]:
+        listed = node.get("checks")
+        if listed is None:
+            return ()
+        if not isinstance(listed, Sequence) or not listed.items:
+            self._say(listed, "`checks` must be a list of at least one check")
+            return ()
+        return tuple(check for item in listed.items if (check := self._check(item)) is not None)
+
+    def _check(self, node: Node) -> Check | None:
+        kind = self._text(node, "kind") if isinstance(node, MappingNode) else ""
+        model = CHECK_KINDS.get(kind)
+        if model is None:
+            at = node_at(node, ("kind",))
+            what = f"unknown check `{kind}`" if kind else "a check needs a `kind`"
+            self._say(at, f"{what}; {hint(kind, CHECK_KINDS)}")
+            return None
+        return self._typed(model, node)
+
+    def _repeats(
+        self, node: MappingNode, run: str | None, checks: tuple[Check, ...]
+    ) -> dict[str, int]:
+        """Executions needed of each run: the gate's own once, and what its checks name."""
+        needs = [(Need(run), node_at(node, ("run",)))] if run else []
+        for index, check in enumerate(checks):
+            at = node_at(node, ("checks", index, "of"))
+            needs += [(need, at) for need in check.needs()]
+        repeats: dict[str, int] = {}
+        for need, at in needs:
+            if need.run not in self.table:
+                text = f"there is no run `{need.run}`; {hint(need.run, self.table.names)}"
+                self._say(at, text)
+                continue
+            repeats[need.run] = max(repeats.get(need.run, 1), need.repeat)
+        return repeats
+
+    def _refusals(
+        self, node: MappingNode, checks: tuple[Check, ...], run: str | None, runs: Mapping[str, Run]
+    ) -> None:
+        own = runs.get(run) if run else None
+        for index, check in enumerate(checks):
+            for path, message in check.refusals(own, self.gpus, runs):
+                self._say(
+                    node_at(node, ("checks", index, *path)), f"{check_kind(check)}: {message}"
+                )
+
+    # --- falsifiers --------------------------------------------------------------------------
+
+    def _falsifiers(self, gates: Mapping[str, Gate]) -> list[Falsifier]:
+        seen: dict[str, int] = {}
+        found = []
+        for index, node in enumerate(self._list("falsification_tests")):
+            self._misspelt(node, FALSIFIER_KEYS)
+            falsifier = self._falsifier(node, f"falsification_tests[{index}]", gates)
+            if falsifier.id in seen or falsifier.id in gates:
+                self._say(node_at(node, ("id",)), f"duplicate id `{falsifier.id}`")
+            seen[falsifier.id] = index
+            found.append(falsifier)
+        return found
+
+    def _falsifier(self, node: MappingNode, fallback: str, gates: Mapping[str, Gate]) -> Falsifier:
+        inject = node.get("inject")
+        binds_to = self._text(node, "binds_to")
+        gate, fault, expect = None, None, None
+        if inject is not None:
+            fault = self._fault(inject)
+            expect = self._expect(node)
+            gate = gates.get(binds_to)
+            if gate is None:
+                at = node_at(node, ("binds_to",))
+                self._say(at, f"there is no gate `{binds_to}`; {hint(binds_to, gates)}")
+            else:
+                gate = self._sabotaged(node, gate, fault, expect)
+        return Falsifier(
+            id=self._text(node, "id") or fallback,
+            place=self.source.place(node),
+            rule=" ".join((self._text(node, "rule") or self._text(node, "title")).split()),
+            binds_to=binds_to,
+            gate=gate,
+            fault=fault,
+            expect=expect,
+            if_fails=" ".join(self._text(node, "if_fails").split()),
+        )
+
+    def _fault(self, node: Node) -> Fault | None:
+        name = self._text(node, "fault") if isinstance(node, MappingNode) else ""
+        if name not in FAULT_NAMES:
+            what = f"unknown fault `{name}`" if name else "`inject` needs a `fault`"
+            self._say(node_at(node, ("fault",)), f"{what}; {hint(name, FAULT_NAMES)}")
+            return None
+        fault: Fault | None = self._typed(FAULT_NAMES[name], node)
+        return fault
+
+    def _expect(self, node: MappingNode) -> Expectation | None:
+        value = node.get("expect")
+        if value is None:
+            self._say(node, "an executable falsifier needs `expect: {verdict: fail, check: ...}`")
+            return None
+        return self._typed(Expectation, value)
+
+    def _sabotaged(
+        self, node: MappingNode, gate: Gate, fault: Fault | None, expect: Expectation | None
+    ) -> Gate:
+        """The gate over the falsifier's runs, with all that cannot work said."""
+        shorten = node.get("shorten")
+        if shorten is not None:
+            runs = {name: self.table.shortened(name, shorten) for name in gate.runs}
+            typed = {name: run for name, run in runs.items() if run is not None}
+            gate = gate.with_runs(typed)
+            own = typed.get(gate.run) if gate.run else None
+            for check in gate.checks if len(typed) == len(runs) else ():
+                for _, message in check.refusals(own, self.gpus, typed):
+                    text = (
+                        f"the shortened run does not fit the gate: {check_kind(check)}: {message}"
+                    )
+                    self._say(shorten, text)
+        kinds = {check_kind(check) for check in gate.checks}
+        if expect is not None and kinds and expect.check not in kinds:
+            at = node_at(node, ("expect", "check"))
+            self._say(at, f"the gate has no check `{expect.check}`; {hint(expect.check, kinds)}")
+        if fault is not None and gate.runs:
+            misfits = [self._misfit(fault, run) for run in gate.runs.values()]
+            if all(misfits):
+                self._say(
+                    node_at(node, ("inject", "fault")), f"the fault cannot apply: {misfits[0]}"
+                )
+        if gate.prose:
+            self._say(node_at(node, ("binds_to",)), f"gate `{gate.id}` has no checks to turn red")
+        return gate
+
+    @staticmethod
+    def _misfit(fault: Fault, run: Run) -> str | None:
+        return "recorded runs execute nothing" if run.driver == "recorded" else fault.misfit(run)

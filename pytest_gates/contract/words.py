@@ -1,0 +1,42 @@
+"""Words of a contract: which are executable, and which of the field's merely look like them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+TOP_KEYS = ("contract_id", "version", "metadata", "runs", "gates", "falsification_tests", "gpus")
+GATE_KEYS = ("id", "rule", "run", "checks", "requires", "verdict", "verdict_basis",
+             "discharge_status", "ship_blocking", "waiver", "if_fails")  # fmt: skip
+FALSIFIER_KEYS = ("id", "rule", "binds_to", "inject", "shorten", "expect", "if_fails")
+
+FIELD_VOCABULARY = frozenset({
+    "expected", "expects", "qa_gate", "rules", "title", "status", "versions", "created", "updated",
+    "rationale", "harness", "prediction", "test", "tests", "references", "invariants", "id_prefix",
+    "verdicts", "inputs", "injects", "conformance", "rule_id", "runtime", "check", "verdict_note",
+    "verdict_basis_note", "if_passes", "falsification_id", "falsification_conditions",
+})  # fmt: skip
+"""Keys that real contracts use as prose although they nearly spell an executable one."""
+
+HINT_CUTOFF = 0.75
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that `word` nearly spells, or None."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=HINT_CUTOFF)
+    return matches[0] if matches else None
+
+
+def hint(word: str, known: Iterable[str]) -> str:
+    """Text for an error about an unknown word: the near miss, else all that is known."""
+    known = list(known)
+    near = nearest(word, known)
+    return f"did you mean `{near}`?" if near else f"known: {', '.join(known) or 'none'}"
+
+
+def misspelt(key: str, executable: Iterable[str]) -> str | None:
+    """The executable key that a prose key nearly spells, unless the field uses it as its own."""
+    executable = list(executable)
+    if key in executable or key in FIELD_VOCABULARY:
+        return None
+    return nearest(key, executable)

@@ -1,0 +1,140 @@
+"""Every pytest hook, and no logic. Imports nothing heavy: most sessions never use `--gates`."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_gates.settings import INI_OPTIONS
+
+if TYPE_CHECKING:
+    from pytest_gates.items import ContractFile
+    from pytest_gates.session import GatesSession
+
+SESSION_HOOKS = "gates-session"
+SESSION: pytest.StashKey[GatesSession] = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("gates", "contracts about GPU training")
+    group.addoption(
+        "--gates",
+        action="append",
+        metavar="PATH",
+        default=[],
+        dest="gates",
+        help="collect the contracts below PATH as pytest items (repeatable)",
+    )
+    group.addoption("--gates-record", choices=("changed", "always", "never"), dest="gates_record",
+                    help="write verdicts back: when changed (default), always, or never (default "
+                         "where CI is set: prints the diff it would write)")  # fmt: skip
+    group.addoption("--gates-replay", action="store_true", dest="gates_replay",
+                    help="execute nothing, judge recorded evidence only")  # fmt: skip
+    group.addoption("--gates-strict", action="store_true", dest="gates_strict",
+                    help="BLOCKED and UNARMED gates are red")  # fmt: skip
+    group.addoption("--gates-live", action="store_true", dest="gates_live",
+                    help="REPLAYED and BLOCKED gates are red")  # fmt: skip
+    for name, (default, text) in INI_OPTIONS.items():
+        parser.addini(name, text, default=default)
+
+
+def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
+    # Added here, for setting `config.args` later collects the wrong items under xdist; and only
+    # if no argument names something below the folder, for a node id must not collect everything.
+    options = early_config.known_args_namespace
+    here = early_config.invocation_params.dir
+    named = [(here / arg.split("::")[0]).resolve() for arg in options.file_or_dir]
+    for folder in getattr(options, "gates", ()):
+        path = (here / folder).resolve()
+        if not path.exists():
+            raise pytest.UsageError(f"--gates {folder}: there is no such file or folder")
+        if not any(name.is_relative_to(path) for name in named):
+            args.append(folder)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("gates"):
+        return
+    config.addinivalue_line("markers", "ship_blocking: the gate blocks a release")
+    config.addinivalue_line("markers", "falsifier: an attempt to prove a gate wrong")
+    config.pluginmanager.register(SessionHooks(config), SESSION_HOOKS)
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ContractFile | None:
+    config = parent.config
+    if file_path.suffix not in {".yaml", ".yml"} or not config.getoption("gates"):
+        return None
+    here = config.invocation_params.dir
+    folders = [(here / folder).resolve() for folder in config.getoption("gates")]
+    if not any(file_path.resolve().is_relative_to(folder) for folder in folders):
+        return None  # other plugins' YAML is not ours
+    from pytest_gates.items import ContractFile  # noqa: PLC0415 - heavy: pydantic, yaml
+
+    file: ContractFile = ContractFile.from_parent(parent, path=file_path)
+    return file
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    result = getattr(item, "gates_result", None)
+    if result is not None and call.when == "call":
+        report.gates = result.to_json()  # type: ignore[attr-defined]  # xdist carries it along
+        if report.skipped:
+            report.longrepr = (result.contract, result.line, f"{result.status}: {result.reason}")
+    return report
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, Any] | None:
+    gates = getattr(report, "gates", None)
+    if gates is None or report.when != "call":
+        return None
+    # Any category but `failed` and `skipped` would hide the reason in the short summary.
+    status, mode = gates["status"], gates["mode"]
+    if report.failed:
+        return "failed", status[0], status
+    if report.skipped:
+        return "skipped", "b", (status, {"yellow": True})
+    if mode == "REPLAYED":
+        return "replayed", "R", (f"{status} REPLAYED", {"green": True})
+    return "passed", ".", status
+
+
+class SessionHooks:
+    """Hooks of one session that uses `--gates`: collects results, finishes, summarises."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.results: list[dict[str, Any]] = []
+        self.controller = not hasattr(config, "workerinput")
+        self.session = getattr(config, "workerinput", {}).get("gates_session") or uuid.uuid4().hex
+        """The same for the controller and all its workers."""
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:  # xdist's hook, in the controller
+        node.workerinput["gates_session"] = self.session
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        gates = getattr(report, "gates", None)
+        if gates is not None:
+            self.results.append(gates)
+
+    def pytest_sessionfinish(self) -> None:
+        if self.results and self.controller:
+            from pytest_gates.items import gates_session  # noqa: PLC0415 - heavy
+
+            gates_session(self.config).finish(self.results)
+        gates = self.config.stash.get(SESSION, None)
+        if gates is not None:
+            gates.close()
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        gates = self.config.stash.get(SESSION, None)
+        if gates is not None and self.results:
+            gates.summarise(self.results, terminalreporter)

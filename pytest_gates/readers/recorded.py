@@ -1,0 +1,96 @@
+"""Recorded runs: files that exist already become evidence in the one format.
+
+A new format is a file here with a reader `(bytes, place) -> Contents`, a row in `READERS`, its name
+in `model.config.RecordedFile`, and a test.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pytest_gates.disk import read_inside, staged
+from pytest_gates.errors import EvidenceError
+from pytest_gates.evidence import Gpu, HostInfo, Witness
+from pytest_gates.evidence_store import LIMIT_BYTES, WITNESS, seal
+from pytest_gates.model.config import DeclaredHost, RecordedRun
+from pytest_gates.model.telemetry import encode_line
+from pytest_gates.readers.contents import Contents
+from pytest_gates.readers.json_report import read_json_report
+from pytest_gates.readers.jsonl import read_jsonl
+from pytest_gates.readers.nvidia_smi import read_nvidia_smi
+from pytest_gates.readers.witness_csv import write_witness
+
+READERS: dict[str, Callable[[bytes, str], Contents]] = {
+    "jsonl": read_jsonl,
+    "json": read_json_report,
+    "nvidia-smi-csv": read_nvidia_smi,
+}
+"""The reader of each format."""
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
+_NAME_LENGTH = 80
+
+
+def adopt(root: Path, run: RecordedRun, parent: Path, *, limit_bytes: int = LIMIT_BYTES) -> Path:
+    """Make evidence of the files a recorded run names, and keep their bytes beside it.
+
+    Nothing of the present goes in, so the same files give the same evidence.
+
+    Returns:
+        The sealed folder beneath `parent`.
+
+    Raises:
+        EvidenceError: a file lies outside the project or behind a link, is malformed or too
+            large, two files tell of the same, or the evidence cannot be written.
+    """
+    sources = [(file, read_inside(root, file.path, limit_bytes)) for file in run.files]
+    contents = [READERS[file.format](data, file.path) for file, data in sources]
+    telling = _only([(f.path, c) for f, c in zip(run.files, contents, strict=True) if c.lines])
+    samples = [sample for content in contents for sample in content.samples or ()]
+    with staged(parent) as folder:
+        files = _written(folder, telling, Witness(samples=tuple(samples)))
+        for index, (file, data) in enumerate(sources):
+            name = _UNSAFE.sub("_", Path(file.path).name)[-_NAME_LENGTH:]
+            files[f"source-{index}-{name}"] = folder / f"source-{index}"
+            files[f"source-{index}-{name}"].write_bytes(data)
+        return seal(
+            parent,
+            run=run,
+            host=_host(run.declares.host),
+            status=(telling and telling.status) or "COMPLETED",
+            reason=telling.reason if telling else None,
+            wall_ms=None,
+            pid=run.declares.pid,
+            run_folder=False,
+            started=None,
+            declared=True,
+            notes=tuple(note for content in contents for note in content.notes),
+            files=files,
+            limit_bytes=limit_bytes,
+        )
+
+
+def _only(telling: Sequence[tuple[str, Contents]]) -> Contents | None:
+    if len(telling) > 1:
+        names = " and ".join(path for path, _ in telling)
+        raise EvidenceError(f"{names} both tell the run's steps; name the one that counts")
+    return telling[0][1] if telling else None
+
+
+def _written(folder: Path, telling: Contents | None, witness: Witness) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    if telling is not None:
+        files["telemetry-0.jsonl"] = folder / "telemetry-0.jsonl"
+        lines = "".join(encode_line(dict(line)) for line in telling.lines)
+        files["telemetry-0.jsonl"].write_text(lines, encoding="utf-8", newline="")
+    if witness.samples:
+        files[WITNESS] = folder / WITNESS
+        write_witness(files[WITNESS], witness)
+    return files
+
+
+def _host(host: DeclaredHost) -> HostInfo:
+    gpu = Gpu(name=host.gpu, uuid=None, memory_mib=None) if host.gpu is not None else None
+    return HostInfo(gpu=gpu, driver=host.driver, torch=host.torch)

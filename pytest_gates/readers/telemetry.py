@@ -1,0 +1,279 @@
+"""Telemetry lines: their typed form, their published JSON Schema, and the strict reader.
+
+The vocabulary is `model.telemetry`; a metric added to that table is in the models and the schema
+made here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StrictStr,
+    ValidationError,
+    WithJsonSchema,
+    create_model,
+)
+
+from pytest_gates.errors import EvidenceError
+from pytest_gates.evidence import Event, PropertyResult, Series, Telemetry
+from pytest_gates.model.config import Index
+from pytest_gates.model.telemetry import EVENTS, METRICS, Scope, decode_number
+
+SHOWN = 120
+"""Characters of a bad line that an error quotes."""
+
+
+def _number(value: object) -> float | None:
+    try:
+        number = decode_number(value)
+    except OverflowError:
+        number = math.inf
+    if number is not None and math.isinf(number) and not isinstance(value, str):
+        raise ValueError("beyond the range of a double")
+    return number
+
+
+Number = Annotated[
+    float | None,
+    BeforeValidator(_number),
+    WithJsonSchema(
+        {"anyOf": [{"type": ["number", "null"]}, {"enum": ["NaN", "Infinity", "-Infinity"]}]}
+    ),
+]
+"""A number; null where a device cannot give it; the non-finite ones by their names."""
+
+
+class _Line(BaseModel):
+    # Keys that are not registered stay allowed: other programs say more than we read.
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+
+
+class EventLine(_Line):
+    """Something that happened once. Further keys are its details."""
+
+    kind: Literal["event"]
+    event: StrictStr = Field(description=f"registered: {', '.join(EVENTS)}")
+    step: Index | None = None
+    """The optimizer step, if it belongs to one."""
+
+
+class FactLine(_Line):
+    """Something about the run as a whole; the last word on a name counts."""
+
+    kind: Literal["fact"]
+    name: StrictStr
+    value: JsonValue
+
+
+class PropertyLine(_Line):
+    """The outcome of a search for a counterexample."""
+
+    kind: Literal["property"]
+    name: StrictStr
+    examples: Index
+    """Examples that were tried."""
+    counterexample: dict[str, JsonValue] | None = None
+    """The one that was found, null for none."""
+
+
+def _measured(scope: Scope, doc: str, **required: Any) -> type[_Line]:
+    """The line of one scope of metrics; `required` fields come before the metrics."""
+    metrics: dict[str, Any] = {
+        metric.name: (Number, Field(default=None, description=_description(metric.name)))
+        for metric in METRICS.values()
+        if metric.scope == scope
+    }
+    fields = {"kind": (Literal[scope], ...), **metrics, **required}
+    line: type[_Line] = create_model(
+        f"{scope.capitalize()}Line", __base__=_Line, __doc__=doc, **fields
+    )
+    return line
+
+
+def _description(name: str) -> str:
+    metric = METRICS[name]
+    return f"{metric.meaning} [{metric.unit}]" if metric.unit else metric.meaning
+
+
+StepLine = _measured(
+    "step",
+    "What was measured at one optimizer step.",
+    step=(Index, Field(description=_description("step"))),
+)
+EpochLine = _measured(
+    "epoch",
+    "One validation.",
+    epoch=(Index, Field(description=_description("epoch"))),
+    step=(Index | None, Field(default=None, description="optimizer steps finished by then")),
+)
+SlotLine = _measured(
+    "slot",
+    "Statistics of one place in the forward pass.",
+    layer=(Annotated[int, Field(strict=True, ge=-1)], Field(description=_description("layer"))),
+    slot=(StrictStr, Field(description="name of the place within its block")),
+)
+
+LINES: dict[str, type[_Line]] = {
+    "step": StepLine,
+    "epoch": EpochLine,
+    "event": EventLine,
+    "fact": FactLine,
+    "slot": SlotLine,
+    "property": PropertyLine,
+}
+"""The typed form of a line by its `kind`."""
+
+
+def telemetry_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of one telemetry line."""
+    definitions: dict[str, Any] = {}
+    for line in LINES.values():
+        schema = line.model_json_schema()
+        definitions.update(schema.pop("$defs", {}))
+        definitions[line.__name__] = schema
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A line of pytest-gates telemetry",
+        "description": "telemetry-<rank>.jsonl holds one such object a line.",
+        "oneOf": [{"$ref": f"#/$defs/{line.__name__}"} for line in LINES.values()],
+        "$defs": definitions,
+    }
+
+
+@dataclass
+class _Columns:
+    """Rows gathered into columns; a row that lacks a column has None there."""
+
+    names: tuple[str, ...]
+    rows: list[_Line] = field(default_factory=list)
+
+    def series(self) -> Series:
+        said = {name for row in self.rows for name in row.model_fields_set}
+        return Series(
+            {
+                name: tuple([_cell(getattr(row, name)) for row in self.rows])
+                for name in self.names
+                if name in said
+            }
+        )
+
+
+def _cell(value: Any) -> float | str | None:
+    return float(value) if isinstance(value, int) else value
+
+
+def _names(line: type[_Line]) -> tuple[str, ...]:
+    return tuple(name for name in line.model_fields if name != "kind")
+
+
+_MEASURED = {kind: _names(LINES[kind]) for kind in ("step", "epoch", "slot")}
+
+
+def parse_telemetry(
+    data: bytes, place: str, *, cut_off: bool = False
+) -> tuple[Telemetry, tuple[str, ...]]:
+    """Read the telemetry of one rank.
+
+    Args:
+        data: the file's bytes.
+        place: the file's name, for messages.
+        cut_off: the run ended early, so its last line may be half written; it is left out then.
+
+    Returns:
+        The telemetry, and notes about what was left out.
+
+    Raises:
+        EvidenceError: a line is no telemetry, as `place:line: what`.
+    """
+    tables = {kind: _Columns(names) for kind, names in _MEASURED.items()}
+    events: list[Event] = []
+    facts: dict[str, Any] = {}
+    properties: dict[str, PropertyResult] = {}
+    ignored: set[str] = set()
+    lines, notes = _lines(data, place, cut_off=cut_off)
+    for number, text in lines:
+        line = _parse(text, f"{place}:{number}")
+        if isinstance(line, EventLine):
+            events.append(Event(line.event, line.step, line.model_extra or {}))
+            continue
+        ignored.update(line.model_extra or ())
+        if isinstance(line, FactLine):
+            if facts.get(line.name, line.value) != line.value:
+                notes.append(f"{place}:{number}: fact {line.name} was told otherwise before")
+            facts[line.name] = line.value
+        elif isinstance(line, PropertyLine):
+            properties[line.name] = PropertyResult(line.name, line.examples, line.counterexample)
+        else:
+            tables[line.kind].rows.append(line)  # type: ignore[attr-defined]  # made from METRICS
+    if ignored:
+        notes.append(f"{place}: unregistered keys were left out: {', '.join(sorted(ignored))}")
+    series = {f"{kind}s": table.series() for kind, table in tables.items()}
+    telemetry = Telemetry(**series, events=tuple(events), facts=facts, properties=properties)
+    return telemetry, tuple(notes)
+
+
+def _lines(data: bytes, place: str, *, cut_off: bool) -> tuple[list[tuple[int, bytes]], list[str]]:
+    """Non-blank lines with their numbers; a half-written last one is left out with a note."""
+    lines = [line for line in enumerate(data.split(b"\n"), start=1) if line[1].strip()]
+    if cut_off and lines and not data.endswith(b"\n"):
+        number, last = lines[-1]
+        try:
+            json.loads(last.decode())
+        except ValueError:
+            return lines[:-1], [f"{place}:{number}: the half-written last line was left out"]
+    return lines, []
+
+
+def _parse(text: bytes, where: str) -> _Line:
+    try:
+        value = json.loads(text.decode(), parse_constant=_refuse, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        quoted = text[:SHOWN].decode("utf-8", "replace")
+        raise EvidenceError(f"{where}: no telemetry line ({error}): {quoted}") from None
+    return typed_line(value, where)
+
+
+def typed_line(value: object, where: str) -> _Line:
+    """A telemetry line in its typed form.
+
+    Raises:
+        EvidenceError: it is none; the message begins with `where`.
+    """
+    if not isinstance(value, dict):
+        raise EvidenceError(f"{where}: not a JSON object")
+    kind = value.get("kind")
+    if not isinstance(kind, str) or kind not in LINES:
+        raise EvidenceError(f"{where}: kind {kind!r} is none of {', '.join(LINES)}")
+    try:
+        return LINES[kind].model_validate(value)
+    except ValidationError as error:
+        raise EvidenceError(f"{where}: {describe(error)}") from None
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f'{constant} is no JSON; write "{constant}"')
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, refused if it says a key twice: readers would disagree on what it means."""
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
+        raise ValueError("a key is there twice")
+    return mapping
+
+
+def describe(error: ValidationError) -> str:
+    """The first finding of pydantic in one line: `where: what`."""
+    finding = error.errors(include_url=False)[0]
+    where = ".".join(map(str, finding["loc"]))
+    message = finding["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message

@@ -1,0 +1,97 @@
+"""`witness.csv`: what the witness saw, one sample a line, under nvidia-smi's column names.
+
+Columns that `nvidia-smi --query-gpu` and `--query-compute-apps` have keep their names and units
+(`--format=csv,nounits`, `[N/A]` for what is not there); three are ours: `at_ms`,
+`process.utilization.sm [%]` and `foreign_pids`. One comment line before them holds as JSON what is
+no sample: allocations, why there are no samples, why a column is empty. Floats are written in their
+shortest form that reads back bit for bit.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pytest_gates.errors import EvidenceError
+from pytest_gates.evidence import Allocation, Sample, Witness
+
+_NOT_AVAILABLE = "[N/A]"
+_COMMENT = "# "
+
+
+def _mask(value: int) -> str:
+    return f"0x{value:016X}"
+
+
+def _hexadecimal(text: str) -> int:
+    return int(text, 16)
+
+
+_COLUMNS: tuple[tuple[str, str, Callable[[Any], str], Callable[[str], Any]], ...] = (
+    ("at_ms", "at_ms", repr, float),
+    ("pid", "pid", repr, int),
+    ("used_mib", "used_gpu_memory [MiB]", repr, float),
+    ("device_used_mib", "memory.used [MiB]", repr, float),
+    ("sm_util_pct", "process.utilization.sm [%]", repr, float),
+    ("util_pct", "utilization.gpu [%]", repr, float),
+    ("sm_clock_mhz", "clocks.current.sm [MHz]", repr, float),
+    ("power_w", "power.draw [W]", repr, float),
+    ("temperature_c", "temperature.gpu", repr, float),
+    ("reasons", "clocks_event_reasons.active", _mask, _hexadecimal),
+    ("foreign_pids", "foreign_pids", repr, int),
+)
+"""(field of `Sample`, name of the column, how it is written, how it is read)."""
+
+
+def write_witness(path: Path, witness: Witness) -> None:
+    """Write what the witness saw; `read_witness` gives back an equal one."""
+    aside = {
+        "allocations": [[each.told_mib, each.seen_mib] for each in witness.allocations],
+        "unavailable": witness.unavailable,
+        "gaps": dict(witness.gaps),
+    }
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.write(_COMMENT + json.dumps(aside, ensure_ascii=False, sort_keys=True) + "\n")
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow([name for _, name, _, _ in _COLUMNS])
+        for sample in witness.samples:
+            lines.writerow(
+                _NOT_AVAILABLE if (value := getattr(sample, field)) is None else write(value)
+                for field, _, write, _ in _COLUMNS
+            )
+
+
+def read_witness(path: Path) -> Witness:
+    """Read what `write_witness` wrote.
+
+    Raises:
+        EvidenceError: the file is malformed; the message has its line.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            comment, *lines = file.read().split("\n")
+        aside = json.loads(comment.removeprefix(_COMMENT))
+        allocations = tuple(Allocation(told, seen) for told, seen in aside["allocations"])
+        unavailable, gaps = aside["unavailable"], aside["gaps"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise EvidenceError(f"{path}:1: not the comment line of a witness: {error}") from error
+    if next(csv.reader(lines[:1]), None) != [name for _, name, _, _ in _COLUMNS]:
+        raise EvidenceError(f"{path}:2: not the columns of a witness")
+    samples = tuple(
+        _sample(path, number, row) for number, row in enumerate(csv.reader(lines[1:]), 3) if row
+    )
+    return Witness(samples, allocations, unavailable, gaps)
+
+
+def _sample(path: Path, number: int, row: list[str]) -> Sample:
+    try:
+        values: dict[str, Any] = {
+            field: None if text == _NOT_AVAILABLE else read(text)
+            for (field, _, _, read), text in zip(_COLUMNS, row, strict=True)
+        }
+    except ValueError as error:
+        raise EvidenceError(f"{path}:{number}: not a sample of a witness: {error}") from error
+    return Sample(**values)

@@ -1,0 +1,278 @@
+"""From a judgement to a record, and from records to the contract: what is due, and in what order.
+
+Evidence first, then the record, then the contract. A crash between any two leaves a state that
+the next session finishes: records are looked up before anything is appended, and a contract that
+lags behind its ledger is brought up at the end of any session that judged it live.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pytest_gates import __version__, writeback
+from pytest_gates.canonical import digest
+from pytest_gates.checks.base import Verdict
+from pytest_gates.clock import utc_date, utc_now
+from pytest_gates.contract.load import contract_from
+from pytest_gates.contract.models import Contract, Falsifier, Gate
+from pytest_gates.errors import GatesError
+from pytest_gates.evidence import Evidence, run_hash
+from pytest_gates.evidence_store import RUNS, promote
+from pytest_gates.ledger import EvidenceRef, Ledger, Record, RecordHost, RunRef
+from pytest_gates.model.config import RecordedRun
+from pytest_gates.report.basis import (
+    ACTIVE,
+    FALSIFIED,
+    PARTIAL,
+    PENDING,
+    basis_entry,
+    discharge_status,
+    same_entry,
+    worst_of,
+)
+from pytest_gates.results import Mode, Result, Status
+from pytest_gates.revision import code_revision
+from pytest_gates.settings import Settings
+from pytest_gates.verdict import EVALUATOR, Judgement
+
+RECORDABLE = frozenset({Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE})
+
+
+def runs_of(gate: Gate) -> RunRef:
+    """Name and hash of what a gate executes; one run as itself, several as one."""
+    hashes = {name: run_hash(run) for name, run in gate.runs.items()}
+    only = next(iter(hashes.values())) if len(hashes) == 1 else digest(hashes)
+    return RunRef(name=" + ".join(hashes), hash=only)
+
+
+def host_of(evidence: Sequence[Evidence]) -> RecordHost:
+    """The machine a verdict is about; its GPU only where a run used one."""
+    gpu = next((name for one in evidence if (name := used_gpu(one))), None)
+    first = evidence[0].host
+    return RecordHost(
+        gpu=gpu,
+        driver=first.driver if gpu else None,
+        torch=first.torch,
+        declared=any(one.declared for one in evidence),
+    )
+
+
+def used_gpu(evidence: Evidence) -> str | None:
+    """Name of the GPU a run computed on, observed or declared; None on the CPU."""
+    if isinstance(evidence.run, RecordedRun):
+        return evidence.run.declares.host.gpu
+    resolved = str(evidence.main.facts.get("device_resolved", ""))
+    gpu = evidence.host.gpu
+    return gpu.name if gpu is not None and resolved.startswith("cuda") else None
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A judgement on its way to become a record."""
+
+    kind: Literal["gate", "falsifier"]
+    contract: Contract
+    subject: Gate | Falsifier
+    gate: Gate
+    verdict: Verdict
+    """A falsifier that is caught passes."""
+    reason: str
+    judgement: Judgement
+    evidence: Mapping[str, tuple[Evidence, ...]]
+    fault: Mapping[str, Any] | None
+    attempts: int
+
+    @property
+    def executions(self) -> tuple[Evidence, ...]:
+        """All evidence, in order of runs and repetitions."""
+        return tuple(one for many in self.evidence.values() for one in many)
+
+
+class Recording:
+    """Appends records that are due, promoting their evidence out of the ignored cache first."""
+
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        self._settings = settings
+        self._ledger = ledger
+
+    def standing(self, draft: Draft) -> Record | None:
+        """The record that already carries this verdict for this run and GPU, if there is one."""
+        host, run = host_of(draft.executions), runs_of(draft.gate)
+        for record in self._ledger.current(draft.contract.id, draft.subject.id):
+            same_place = record.run["hash"] == run["hash"] and record.host["gpu"] == host["gpu"]
+            if same_place and record.gate_hash == draft.subject.hash:
+                return record if record.verdict == draft.verdict else None
+        return None
+
+    def record(self, draft: Draft) -> tuple[str, bool]:
+        """The hash of the record that carries the verdict, and whether it was appended now."""
+        standing = self.standing(draft)
+        if standing is not None and self._settings.record != "always":
+            return standing.sha, False
+        if self._settings.record == "never":
+            would_be_ledger(self._settings).append(self._made(draft, self._would_cite(draft)))
+            return (standing.sha if standing else ""), False
+        return self._ledger.append(self._made(draft, self._cite(draft))), True
+
+    def _made(self, draft: Draft, cited: list[EvidenceRef]) -> Record:
+        heads = self._ledger.heads(draft.contract.id, draft.subject.id)
+        return Record(
+            kind=draft.kind,
+            contract=draft.contract.id,
+            subject=draft.subject.id,
+            gate_hash=draft.subject.hash,
+            evaluator=EVALUATOR,
+            evidence=tuple(cited),
+            observed=tuple(_observed(draft.judgement)),
+            verdict=draft.verdict,
+            reason=draft.reason or None,
+            host=host_of(draft.executions),
+            run=runs_of(draft.gate),
+            attempts=draft.attempts,
+            fault=draft.fault,
+            time=utc_now(),
+            program=__version__,
+            code=code_revision(),
+            parents=tuple(sorted(heads)),
+        )
+
+    def _cite(self, draft: Draft) -> list[EvidenceRef]:
+        """References to the evidence, which is promoted to the recorded one."""
+        for one in draft.executions:
+            promote(self._settings.root / one.location, self._settings.evidence)
+        return self._would_cite(draft)
+
+    def _would_cite(self, draft: Draft) -> list[EvidenceRef]:
+        runs = (self._settings.evidence / RUNS).relative_to(self._settings.root).as_posix()
+        return [
+            EvidenceRef(
+                role=role,
+                repetition=one.repetition,
+                id=one.id,
+                location=f"{runs}/{one.location.rpartition('/')[2]}",
+            )
+            for role, executions in draft.evidence.items()
+            for one in executions
+        ]
+
+
+def _observed(judgement: Judgement) -> list[dict[str, Any]]:
+    observed = []
+    for outcome in judgement.outcomes:
+        data = asdict(outcome) | {"verdict": str(outcome.verdict)}
+        observed.append({key: list(value) if isinstance(value, tuple) else value
+                         for key, value in data.items() if value not in (None, ())})  # fmt: skip
+    return observed
+
+
+# --- the contract ------------------------------------------------------------------------------
+
+
+def write_contracts(
+    settings: Settings, ledger: Ledger, results: Sequence[Result], texts: Mapping[str, str]
+) -> list[str]:
+    """Bring each judged contract up to its ledger, once; says what was written or would be.
+
+    `texts` holds the contracts as they were judged, by SHA-256. A contract that somebody edited
+    meanwhile is refused, named, and left alone; the others are still written.
+    """
+    ledgers = [ledger, would_be_ledger(settings)]
+    told = []
+    for file in dict.fromkeys(result.contract for result in results):
+        mine = [result for result in results if result.contract == file]
+        seen = texts.get(mine[0].seen)
+        if seen is None:
+            continue
+        try:
+            told += _write_contract(settings, ledgers, file, seen, mine)
+        except GatesError as error:
+            told.append(f"not written: {error}")
+    return told
+
+
+def _write_contract(
+    settings: Settings, ledgers: Sequence[Ledger], file: str, seen: str, results: Sequence[Result]
+) -> list[str]:
+    contract = contract_from(seen, file, settings.caps)
+    judged = {
+        result.subject
+        for result in results
+        if result.mode in {Mode.LIVE, Mode.DECLARED}
+        and result.status in {Status.PASS, Status.FAIL, Status.INCONCLUSIVE, Status.CAUGHT}
+    }
+    bound = {one.binds_to for one in contract.falsifiers if one.id in judged}
+    edits, changes = [], []
+    for gate in contract.gates:
+        if gate.id not in judged and not (gate.id in bound and gate.basis):
+            continue
+        changed = _gate_edit(contract, gate, ledgers)
+        if changed is not None:
+            edits.append(changed)
+            if changed.verdict != gate.claimed:
+                changes.append(f"{gate.id} {gate.claimed or 'none'} -> {changed.verdict}")
+    if not edits:
+        return []
+    changelog = f"{{version}} ({utc_date()}): {'; '.join(changes)}" if changes else None
+    edit = writeback.ContractEdit(gates=tuple(edits), changelog=changelog)
+    names = ", ".join(one.gate_id for one in edits)
+    if settings.record == "never":
+        after = writeback.render(seen, edit, file)
+        return [f"would write {file} ({names}):", *writeback.diff(seen, after, file).splitlines()]
+    path = settings.root / file
+    writeback.write(path, seen, edit, file, settings.cache / "locks")
+    return [f"written {file}: {names}"]
+
+
+def _gate_edit(
+    contract: Contract, gate: Gate, ledgers: Sequence[Ledger]
+) -> writeback.GateEdit | None:
+    newest = {
+        record.key: record
+        for ledger in ledgers
+        for record in ledger.current(contract.id, gate.id)
+        if record.gate_hash == gate.hash
+    }
+    records = list(newest.values())
+    if not records:
+        return None
+    armed = any(seen_red_by(contract, gate, ledger) for ledger in ledgers)
+    entries = tuple(basis_entry(record, record.sha, armed=armed) for record in records)
+    verdict = worst_of(records)
+    statuses = {discharge_status(record, armed=armed) for record in records}
+    status = _weakest(statuses)
+    same = len(entries) == len(gate.basis) and all(
+        same_entry(written, derived)
+        and written.get("discharge_status") == derived["discharge_status"]
+        for written, derived in zip(gate.basis, entries, strict=True)
+    )
+    if same and verdict == gate.claimed and gate.discharge_status in {None, status}:
+        return None
+    return writeback.GateEdit(gate.id, verdict, entries, status)
+
+
+def _weakest(statuses: set[str]) -> str:
+    return next(word for word in (FALSIFIED, PENDING, PARTIAL, ACTIVE) if word in statuses)
+
+
+def seen_red_by(contract: Contract, gate: Gate, ledger: Ledger) -> tuple[str, ...]:
+    """Falsifiers whose newest record says that they saw the gate red, as both are declared now."""
+    return tuple(
+        falsifier.id
+        for falsifier in contract.falsifiers
+        if falsifier.binds_to == gate.id and not falsifier.prose
+        for record in ledger.current(contract.id, falsifier.id)[:1]
+        if record.verdict is Verdict.PASS and record.gate_hash == falsifier.hash
+    )
+
+
+def would_be_ledger(settings: Settings) -> Ledger:
+    """Where `--gates-record never` puts the records it would append, to show the diff."""
+    return Ledger(settings.cache / "sessions" / settings.session)
+
+
+def saved_text(settings: Settings, sha: str) -> Path:
+    """Where a contract's text is kept for the session's end, whichever process judged it."""
+    return settings.cache / "sessions" / settings.session / f"{sha}.yaml"

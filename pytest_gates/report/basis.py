@@ -1,0 +1,68 @@
+"""The derived block of a contract: `verdict_basis` entries, rendered from records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pytest_gates.checks.base import Verdict
+from pytest_gates.ledger import Record
+
+ACTIVE = "ACTIVE_WITH_LIVE_EVIDENCE"
+PARTIAL = "PARTIAL_ALGORITHM_LEVEL"
+PENDING = "PENDING"
+FALSIFIED = "FALSIFIED"
+
+
+def discharge_status(record: Record, *, armed: bool) -> str:
+    """How far a record discharges its gate, in the field's own words.
+
+    `ACTIVE_WITH_LIVE_EVIDENCE` needs evidence of a run of our own and a falsifier that has seen
+    the gate red; declared evidence never gets beyond `PARTIAL_ALGORITHM_LEVEL`.
+    """
+    if record.verdict == Verdict.FAIL:
+        return FALSIFIED
+    if record.verdict != Verdict.PASS:
+        return PENDING
+    return ACTIVE if armed and not record.host.get("declared") else PARTIAL
+
+
+def basis_entry(record: Record, sha: str, *, armed: bool) -> dict[str, Any]:
+    """One entry of `verdict_basis`: everything in it is derived from the record."""
+    entry: dict[str, Any] = {
+        "record": sha,
+        "verdict": str(record.verdict),
+        "run": record.run["name"],
+        "measured": [_measured(observed) for observed in record.observed],
+        "host": {key: value for key, value in record.host.items() if value},
+        "evidence": sorted({f"{item['location']}/manifest.json" for item in record.evidence}),
+        "date": record.time,
+    }
+    if record.attempts > 1:
+        entry["attempts"] = record.attempts
+    if record.reason:
+        entry["reason"] = record.reason
+    return entry | {"discharge_status": discharge_status(record, armed=armed)}
+
+
+_MEASURED = ("check", "verdict", "figure", "limit", "headroom_pct", "window", "n", "interval")
+
+
+def _measured(observed: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: observed.get(key) for key in _MEASURED}
+    return {key: value for key, value in kept.items() if value is not None}
+
+
+def same_entry(written: Mapping[str, Any], derived: Mapping[str, Any]) -> bool:
+    """Whether a contract's entry says what its record says.
+
+    The discharge status is left out: it moves when a falsifier is recorded later.
+    """
+    drop = "discharge_status"
+    left = {key: value for key, value in written.items() if key != drop}
+    return left == {key: value for key, value in derived.items() if key != drop}
+
+
+def worst_of(records: Sequence[Record]) -> Verdict:
+    """The contract's verdict: the worst of the current entries."""
+    return Verdict.worst([Verdict(record.verdict) for record in records])

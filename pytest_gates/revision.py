@@ -1,0 +1,40 @@
+"""Which code made the evidence: the git revision of this program's own sources."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import subprocess
+from pathlib import Path
+
+
+@functools.cache
+def code_revision() -> str:
+    """Commit of the checkout that this program runs from, with `+` if it was edited.
+
+    Installed, or copied without its history: `sources:` and a hash over the program's own files.
+    """
+    here = Path(__file__).resolve().parent
+    return _commit(here) or f"sources:{_sources(here)[:16]}"
+
+
+def _sources(here: Path) -> str:
+    files = sorted([*here.rglob("*.py"), *(here / "model").glob("*.py")])
+    total = hashlib.sha256()
+    for file in dict.fromkeys(files):
+        total.update(file.relative_to(here).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return total.hexdigest()
+
+
+def _commit(here: Path) -> str | None:
+    try:
+        told = subprocess.run(  # noqa: S603 - fixed argv, no shell
+            ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=40"],  # noqa: S607 - git is looked up on PATH like every tool of a developer
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return told.stdout.strip() or None if told.returncode == 0 else None

@@ -1,0 +1,1 @@
+"""Starting, watching and ending runs, and which of them are the same."""

@@ -1,0 +1,49 @@
+"""What drivers work with: settings, the worker that starts processes, and the live line."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from pytest_gates.model.config import RecordedRun, Run
+from pytest_gates.report.live import LiveLine
+from pytest_gates.run.worker import Worker
+from pytest_gates.settings import Settings
+
+
+class Bench:
+    """One session's means to execute runs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.live = LiveLine()
+        self._obstacles: dict[Run, str | None] = {}
+
+    @property
+    def sealed(self) -> Path:
+        """Folder of evidence that no record cites yet."""
+        return self.settings.cache / "evidence"
+
+    @property
+    def limit_bytes(self) -> int:
+        """Largest evidence of one run."""
+        return int(self.settings.evidence_limit_mib * 2**20)
+
+    @cached_property
+    def worker(self) -> Worker:
+        """The one way to start a process."""
+        return Worker(cache=self.settings.cache, root=self.settings.root)
+
+    def obstacle(self, run: Run) -> str | None:
+        """Why this machine cannot execute the run, or None."""
+        if isinstance(run, RecordedRun):
+            return None
+        if run not in self._obstacles:
+            self._obstacles[run] = self.worker.why_not(run)
+        return self._obstacles[run]
+
+    def close(self) -> None:
+        """End the forkserver, if one was started."""
+        self.live.close()
+        if "worker" in self.__dict__:
+            self.worker.close()

@@ -1,0 +1,138 @@
+"""Locks across processes: one run a GPU, and on the CPU no more threads than cores.
+
+The locks lie where every project of one user finds them, since a GPU is shared by all of them. They
+are the kernel's own (flock), so a holder that was killed holds nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pytest_gates.errors import RunError
+from pytest_gates.evidence import Gpu
+
+_POLL_S = 0.05
+
+
+def lock_folder() -> Path:
+    """Where the locks of this user lie."""
+    return Path(tempfile.gettempdir()) / f"pytest-gates-locks-{os.getuid()}"
+
+
+@contextmanager
+def gpu_lock(
+    gpu: Gpu, *, name: str, running: str, timeout_s: float, folder: Path | None = None
+) -> Iterator[None]:
+    """Hold a GPU for a run.
+
+    Args:
+        gpu: which one; its UUID is the key.
+        name: what the run calls it, `cuda:0`.
+        running: what runs, for whoever waits.
+        timeout_s: seconds to wait for it.
+        folder: where the locks lie; None: `lock_folder()`.
+
+    Raises:
+        RunError: somebody else holds it still; the message names the holder.
+    """
+    assert gpu.uuid is not None
+    device = f"{name} ({gpu.name})"
+    path = _folder(folder) / f"{re.sub('[^A-Za-z0-9-]', '_', gpu.uuid)}.lock"
+    with ExitStack() as held:
+        _wait(lambda: _take(held, [path], 1, running), timeout_s, device, [path])
+        yield
+
+
+@contextmanager
+def cpu_lock(
+    threads: int, *, running: str, timeout_s: float, folder: Path | None = None
+) -> Iterator[None]:
+    """Hold as many of the machine's CPUs as a run has threads, or all of them.
+
+    Args:
+        threads: CPU threads of the run.
+        running: what runs, for whoever waits.
+        timeout_s: seconds to wait for them.
+        folder: where the locks lie; None: `lock_folder()`.
+
+    Raises:
+        RunError: others hold too many of them still; the message names one of the holders.
+    """
+    home = _folder(folder)
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    paths = [home / f"cpu-{number}.lock" for number in range(cpus)]
+    needed = min(threads, cpus)
+    with ExitStack() as held:
+        device = f"cpu ({needed} of {cpus} threads)"
+        _wait(lambda: _take(held, paths, needed, running), timeout_s, device, paths)
+        yield
+
+
+def _wait(take: Callable[[], bool], timeout_s: float, device: str, paths: Sequence[Path]) -> None:
+    until = time.monotonic() + timeout_s
+    while not take():
+        if time.monotonic() > until:
+            holders = "; ".join(sorted({_holder(path) for path in paths if path.exists()}))
+            raise RunError(
+                f"{device} was not free within {timeout_s:g} s: it is held by {holders}; "
+                f"wait for that, or end it"
+            )
+        time.sleep(_POLL_S)
+
+
+def _take(held: ExitStack, paths: Sequence[Path], needed: int, running: str) -> bool:
+    """Take so many of the locks, or none: half of what two runs need would block both for ever."""
+    with ExitStack() as attempt:
+        taken = 0
+        for path in paths:
+            lock = FileLock(path)
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                continue
+            attempt.callback(lock.release)
+            _say_holder(path, running)
+            taken += 1
+            if taken == needed:
+                held.push(attempt.pop_all())
+                return True
+    return False
+
+
+def _say_holder(path: Path, running: str) -> None:
+    said = {
+        "pid": os.getpid(),
+        "running": running,
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    path.with_suffix(".json").write_text(json.dumps(said), encoding="utf-8")
+
+
+def _holder(path: Path) -> str:
+    try:
+        said: dict[str, Any] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        return f"pid {said['pid']} running {said['running']} since {said['since']}"
+    except (OSError, ValueError, KeyError):  # it has the lock and is about to say so
+        return "another process"
+
+
+def _folder(folder: Path | None) -> Path:
+    home = lock_folder() if folder is None else folder
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{home}: cannot be made for the locks: {error.strerror}") from error
+    if home.stat().st_uid != os.getuid():
+        raise RunError(f"{home}: belongs to another user; remove it, it holds only locks")
+    return home

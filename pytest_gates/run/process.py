@@ -1,0 +1,194 @@
+"""One run's process, as the worker sees it: its telemetry while it lasts, its end, its witness."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pytest_gates.errors import RunError
+from pytest_gates.evidence import Witness
+from pytest_gates.model.config import Request
+from pytest_gates.model.telemetry import STATUSES
+from pytest_gates.run.server import Server
+from pytest_gates.run.witness import Observer
+
+GRACE_S = 2.0
+"""Seconds between SIGTERM and SIGKILL for a run whose time is up."""
+
+_POLL_S = 0.02
+_ABANDON_S = 10.0
+_LOG_TAIL = 65536
+_STATUS_OF_CODE = {code: status for status, code in STATUSES.items() if code is not None}
+
+OnLine = Callable[[Mapping[str, Any]], None]
+"""Called with each telemetry line of rank 0 while the run lasts."""
+
+Observe = Callable[[int, int], Observer | None]
+"""Makes the witness of (pid, start in nanoseconds of `time.monotonic_ns`), if there can be one."""
+
+
+class RunProcess:
+    """A run from its start to its end."""
+
+    witness: Witness | None = None
+    """What was seen from outside; None: nobody looked."""
+    started: str
+    """When it was started; UTC, ISO 8601."""
+
+    def __init__(
+        self, server: Server, run_id: int, staging: Path, request: Request, on_line: OnLine | None
+    ) -> None:
+        self._server = server
+        self._id = run_id
+        self._staging = staging
+        self._told = request.allocations_mib
+        self._on_line = on_line
+        self._lines = _Tail(staging / "out" / "telemetry-0.jsonl")
+        self._observer: Observer | None = None
+        self._pid: int | None = None
+        self._ended: dict[str, Any] | None = None
+        self._timeout_s: float | None = None
+
+    @property
+    def ended(self) -> dict[str, Any]:
+        """What the forkserver said of the end; see `model.forkserver`."""
+        assert self._ended is not None
+        return self._ended
+
+    def execute(self, observe: Observe, timeout_s: float | None) -> None:
+        """Start the process and watch it to its end.
+
+        Raises:
+            RunError: the forkserver is dead, and the run with it.
+            KeyboardInterrupt: and whatever else came meanwhile; the run is dead then.
+        """
+        self.started = datetime.now(UTC).isoformat(timespec="milliseconds")
+        try:
+            self._server.send(
+                id=self._id,
+                request=str(self._staging / "run.json"),
+                out=str(self._staging / "out"),
+                log=str(self._staging / "log.txt"),
+            )
+            until = None if timeout_s is None else time.monotonic() + timeout_s
+            while self._ended is None:
+                self._listen(_POLL_S, observe)
+                self._read_telemetry()
+                if until is not None and time.monotonic() > until and self._ended is None:
+                    self._server.send(end=self._id, grace_s=GRACE_S)
+                    until, self._timeout_s = None, timeout_s
+        except RunError:
+            self._kill_group()
+            raise
+        except BaseException:
+            self._abandon(observe)
+            raise
+        finally:
+            self._lines.close()
+            self.witness = None if self._observer is None else self._observer.stop()
+
+    def outcome(self) -> tuple[str, str | None]:
+        """Status and reason of the end."""
+        if self._timeout_s is not None:
+            return "TIMEOUT", f"ended after {self._timeout_s:g} s, its time limit"
+        if self.ended["signal"] is not None:
+            return "KILLED", f"ended by {signal.Signals(self.ended['signal']).name}"
+        code = self.ended["exit"]
+        if code == 0:
+            return "COMPLETED", None
+        said = _last_words(self._staging / "log.txt")
+        return (
+            _STATUS_OF_CODE.get(code, "ERROR"),
+            said or f"ended with exit code {code} and gave no reason",
+        )
+
+    def _listen(self, timeout_s: float, observe: Observe) -> None:
+        message = self._server.receive(timeout_s)
+        if message is None or message["id"] != self._id:
+            return
+        if "started" in message:
+            self._pid = message["started"]
+            self._observer = observe(message["started"], message["at_ns"])
+            if self._observer is not None:
+                self._observer.start()
+        else:
+            self._ended = message
+
+    def _read_telemetry(self) -> None:
+        for line in self._lines.read():
+            if line.get("event") == "memory_held":
+                self._acknowledge(line.get("index"))
+            if self._on_line is not None:
+                self._on_line(line)
+
+    def _acknowledge(self, index: object) -> None:
+        if not isinstance(index, int) or not 0 <= index < len(self._told):
+            return  # a run that says nonsense gets no answer, and goes on after a while
+        if self._observer is not None:
+            self._observer.held(self._told[index])
+        (self._staging / "control" / f"seen-{index}").touch()
+
+    def _kill_group(self) -> None:
+        """End what a dead forkserver left: the run died with it, what the run started did not."""
+        if self._pid is not None and self._ended is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._pid, signal.SIGKILL)
+
+    def _abandon(self, observe: Observe) -> None:
+        self._server.send(end=self._id, grace_s=0.0)
+        until = time.monotonic() + _ABANDON_S
+        while self._ended is None and time.monotonic() < until:
+            self._listen(_POLL_S, observe)
+
+
+class _Tail:
+    """The complete lines of a growing file, each once. What is no JSON object is left out."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._rest = b""
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        if self._file is None:
+            try:
+                self._file = self._path.open("rb")
+            except FileNotFoundError:
+                return
+        *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
+        for line in lines:
+            parsed = _parsed(line)
+            if parsed is not None:
+                yield parsed
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _last_words(log: Path) -> str | None:
+    """The reason that the run gave in the last JSON line of its log."""
+    try:
+        tail = log.read_bytes()[-_LOG_TAIL:]
+    except OSError:
+        return None
+    for line in reversed(tail.splitlines()):
+        parsed = _parsed(line)
+        if parsed is not None and isinstance(parsed.get("reason"), str):
+            return str(parsed["reason"])
+    return None
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        parsed = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) else None

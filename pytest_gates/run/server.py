@@ -1,0 +1,153 @@
+"""The forkserver as its owner sees it: started on demand, spoken to in lines, never left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import site
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest_gates
+from pytest_gates.errors import RunError
+
+_READY_S = 120.0
+_CLOSE_S = 5.0
+_CHUNK = 65536
+
+
+class Server:
+    """The forkserver's process; see `model.forkserver` for what is said."""
+
+    def __init__(self, *, entry: str, preload: Sequence[str], environ: Mapping[str, str]) -> None:
+        """Start it and wait until its imports are done.
+
+        Raises:
+            RunError: it could not be started, or ended or hung in its imports.
+        """
+        if not sys.executable:
+            raise RunError("Python does not know its own path (sys.executable); start it by path")
+        # -P: what lies in the working folder must not stand in for torch's own imports.
+        command = [sys.executable, "-P", "-m", "pytest_gates.model.forkserver", "--entry", entry]
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the server
+        # Of a session of its own: Ctrl-C is answered by the owner, which then ends the runs.
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            [*command, "--preload", *preload],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environ,
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._stdout, selectors.EVENT_READ)
+        self._lines: deque[bytes] = deque()
+        self._rest = b""
+        try:
+            ready = self._wait_ready()
+        except BaseException:
+            self.close()
+            raise
+        self.torch: str | None = ready["torch"]
+        self.cuda: str | None = ready["cuda"]
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    def send(self, **message: Any) -> None:
+        """Say one line.
+
+        Raises:
+            RunError: the forkserver is dead.
+        """
+        try:
+            self._stdin.write((json.dumps(message) + "\n").encode())
+            self._stdin.flush()
+        except BrokenPipeError:
+            raise self._dead() from None
+
+    def receive(self, timeout_s: float) -> dict[str, Any] | None:
+        """The next line, or None if none came in time.
+
+        Raises:
+            RunError: the forkserver is dead.
+        """
+        if not self._lines and self._selector.select(timeout_s):
+            chunk = os.read(self._stdout.fileno(), _CHUNK)
+            if not chunk:
+                raise self._dead()
+            *lines, self._rest = (self._rest + chunk).split(b"\n")
+            self._lines.extend(lines)
+        if not self._lines:
+            return None
+        message: dict[str, Any] = json.loads(self._lines.popleft())
+        return message
+
+    def close(self) -> None:
+        """End it, and with it every run that it started."""
+        self._stop()
+        self._selector.close()
+        self._stdout.close()
+        self._errors.close()
+
+    def _stop(self) -> None:
+        with suppress(BrokenPipeError):  # a line to a dead forkserver was still in the buffer
+            self._stdin.close()
+        try:
+            self._process.wait(_CLOSE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _wait_ready(self) -> dict[str, Any]:
+        until = time.monotonic() + _READY_S
+        while (left := until - time.monotonic()) > 0:
+            message = self.receive(left)
+            if message is not None:
+                assert "ready" in message
+                return message
+        raise RunError(f"the forkserver was not ready after {_READY_S:.0f} s; {_REMEDY}")
+
+    def _dead(self) -> RunError:
+        self._stop()
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip()
+        last = f": {said.splitlines()[-1]}" if said else ""
+        return RunError(
+            f"the forkserver, which starts the runs, ended with code "
+            f"{self._process.returncode}{last}; {_REMEDY}"
+        )
+
+
+_REMEDY = f"try `{Path(sys.executable).name} -c 'import torch'` in this environment"
+
+
+def environment(base: Mapping[str, str]) -> dict[str, str]:
+    """The environment of the forkserver and its runs.
+
+    - The same `pytest_gates` is found, installed or not.
+    - CUDA counts devices as NVML and nvidia-smi do, unless the user chose an order.
+    - OpenBLAS starts no threads when numpy is imported: a fork beside threads is not safe.
+    """
+    environ = {**base, "OPENBLAS_NUM_THREADS": "1"}
+    environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    assert pytest_gates.__file__ is not None
+    home = str(Path(pytest_gates.__file__).resolve().parent.parent)
+    # Site-packages put on PYTHONPATH would come before the standard library.
+    if home not in {*site.getsitepackages(), site.getusersitepackages()}:
+        paths = [home, *filter(None, [base.get("PYTHONPATH")])]
+        environ["PYTHONPATH"] = os.pathsep.join(paths)
+    return environ

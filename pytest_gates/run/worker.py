@@ -1,0 +1,254 @@
+"""A process a run: started through the forkserver, watched to its end, ended when it must be.
+
+What the process says goes to files in a staging folder; how it ended, how long it took and what the
+witness saw is told from outside.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pytest_gates.errors import RunError
+from pytest_gates.evidence import Gpu, HostInfo, Witness
+from pytest_gates.model.config import ExecutedRun, ProbeRun, Request, Run
+from pytest_gates.model.forkserver import ENTRY, PRELOAD
+from pytest_gates.run.gpus import Gpus, NoGpuError, find_gpus
+from pytest_gates.run.host import capability, host_info
+from pytest_gates.run.process import Observe, OnLine, RunProcess
+from pytest_gates.run.server import Server, environment
+from pytest_gates.run.witness import Observer, told_allocations
+
+_PROBE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that has ended, and what the process outside knows of it."""
+
+    staging: Path
+    """Folder of `run.json`, `log.txt` and `out/`; the caller removes it."""
+    run_folder: bool
+    """Whether the run made `out/`."""
+    status: str
+    """One of `model.telemetry.STATUSES`."""
+    reason: str | None
+    """What is known about an end that is not COMPLETED."""
+    wall_ms: float
+    """From the start of the process to its end."""
+    pid: int
+    started: str
+    """UTC, ISO 8601."""
+    witness: Witness
+    host: HostInfo
+
+    @property
+    def out(self) -> Path:
+        """The run's folder, whether it was made or not."""
+        return self.staging / "out"
+
+
+class Worker:
+    """Executes runs, one at a time, each in a process of its own."""
+
+    def __init__(
+        self,
+        *,
+        cache: Path,
+        root: Path,
+        gpus: Gpus | None = None,
+        entry: str = ENTRY,
+        preload: Sequence[str] = PRELOAD,
+    ) -> None:
+        """Nothing is started before the first run.
+
+        Args:
+            cache: folder for staging and for tokenised corpora; made if need be.
+            root: the project's root, for the paths of token shards.
+            gpus: what NVML tells; None asks it when it is first needed.
+            entry: `module:name` of what a run calls in its process.
+            preload: modules that the forkserver imports once for all runs.
+        """
+        self.environ = environment(os.environ)
+        self._cache = cache.absolute()
+        self._root = root.absolute()
+        self._gpus = gpus
+        self._entry = entry
+        self._preload = tuple(preload)
+        self._server: Server | None = None
+        self._numbers = itertools.count(1)
+        self._facts: Mapping[str, Any] | None = None
+
+    @property
+    def gpus(self) -> Gpus:
+        """What NVML tells of this machine."""
+        if self._gpus is None:
+            self._gpus = find_gpus()
+        return self._gpus
+
+    def execute(
+        self,
+        run: ExecutedRun,
+        *,
+        fault: Mapping[str, Any] | None = None,
+        repetition: int = 0,
+        show_mib: Sequence[int] = (),
+        timeout_s: float | None = None,
+        on_line: OnLine | None = None,
+    ) -> Finished:
+        """Execute a run and watch it to its end.
+
+        Args:
+            run: what to execute.
+            fault: what to inject, as plain data.
+            repetition: number of this execution of the same run.
+            show_mib: sizes to allocate one after the other on a GPU for the witness to see
+                (layer L3b); a run that asks for no GPU is not told.
+            timeout_s: seconds after which the run is ended with status TIMEOUT.
+            on_line: called with each telemetry line.
+
+        Raises:
+            RunError: staging could not be written, or the forkserver is dead.
+            KeyboardInterrupt: and whatever else came meanwhile, `on_line`'s errors too; the run's
+                processes are dead then, and its staging folder is gone.
+        """
+        staging = self._stage()
+        try:
+            gpu, observe, unseen = self._witness_for(run)
+            request = Request(
+                run=run,
+                fault=None if fault is None else dict(fault),
+                repetition=repetition,
+                allocations_mib=told_allocations(show_mib) if gpu is not None else (),
+                control=str(staging / "control"),
+                root=str(self._root),
+                cache=str(self._cache),
+            )
+            _write_request(staging, request)
+            server = self._started_server()
+            process = RunProcess(server, next(self._numbers), staging, request, on_line)
+            self._watch(process, observe, timeout_s)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        witness = process.witness or Witness(unavailable=unseen)
+        driver = self.gpus.driver if gpu else None
+        host = host_info(gpu, driver, server.torch, server.cuda)
+        return _finished(staging, process, witness, host)
+
+    def why_not(self, run: Run) -> str | None:
+        """Why this machine cannot execute the run, or None.
+
+        Raises:
+            RunError: torch could not be asked.
+        """
+        return capability(run, self.gpus, self.environ, self._devices_of_torch)
+
+    def facts_of_machine(self) -> Mapping[str, Any]:
+        """The facts of a probe run, made once: what torch sees, in a process that may touch CUDA.
+
+        Raises:
+            RunError: the probe did not complete.
+        """
+        if self._facts is None:
+            facts: dict[str, Any] = {}
+
+            def keep(line: Mapping[str, Any]) -> None:
+                if line.get("kind") == "fact":
+                    facts[line["name"]] = line["value"]
+
+            finished = self.execute(ProbeRun(driver="probe"), timeout_s=_PROBE_S, on_line=keep)
+            shutil.rmtree(finished.staging)
+            if finished.status != "COMPLETED":
+                raise RunError(
+                    f"torch could not be asked for its devices: {finished.status}, "
+                    f"{finished.reason}"
+                )
+            self._facts = facts
+        return self._facts
+
+    def close(self) -> None:
+        """End the forkserver, if it was started."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _devices_of_torch(self) -> tuple[str, int]:
+        facts = self.facts_of_machine()
+        return facts["environment_state"], facts["cuda_devices"]
+
+    def _stage(self) -> Path:
+        folder = self._cache / "staging"
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(dir=folder))
+
+    def _started_server(self) -> Server:
+        if self._server is None:
+            self._server = Server(entry=self._entry, preload=self._preload, environ=self.environ)
+        return self._server
+
+    def _watch(self, process: RunProcess, observe: Observe, timeout_s: float | None) -> None:
+        try:
+            process.execute(observe, timeout_s)
+        except RunError:  # the forkserver is dead; the next run starts another one
+            self.close()
+            raise
+
+    def _witness_for(self, run: ExecutedRun) -> tuple[Gpu | None, Observe, str | None]:
+        """The run's GPU, who watches it, and why nobody does."""
+        gpus = self.gpus
+        try:
+            gpu = gpus.of(run, self.environ)
+        except NoGpuError as none:
+            return None, lambda pid, started_ns: None, str(none)
+        handle = gpus.handle(gpu)
+        return gpu, lambda pid, started_ns: Observer(gpus.nvml, handle, pid, started_ns), None
+
+
+def _finished(staging: Path, process: RunProcess, witness: Witness, host: HostInfo) -> Finished:
+    status, reason = process.outcome()
+    return Finished(
+        staging=staging,
+        run_folder=(staging / "out").is_dir(),
+        status=status,
+        reason=reason,
+        wall_ms=process.ended["wall_ms"],
+        pid=process.ended["ended"],
+        started=process.started,
+        witness=witness,
+        host=host,
+    )
+
+
+def _write_request(staging: Path, request: Request) -> None:
+    with _writing(staging):
+        (staging / "control").mkdir()
+        (staging / "run.json").write_text(request.model_dump_json(), encoding="utf-8")
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written: {error.strerror}") from error

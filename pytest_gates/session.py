@@ -1,0 +1,359 @@
+"""The rim of a session: obtains evidence, has it judged, records, and writes back at the end."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pytest_gates.attempts import note_attempt
+from pytest_gates.audit import evidence_of, foundation
+from pytest_gates.checks.base import Verdict
+from pytest_gates.contract.models import Contract, Falsifier, Gate, check_kind
+from pytest_gates.evidence import Evidence
+from pytest_gates.evidence_store import read_evidence
+from pytest_gates.ledger import Ledger
+from pytest_gates.model.faults import Fault
+from pytest_gates.recording import (
+    RECORDABLE,
+    Draft,
+    Recording,
+    host_of,
+    saved_text,
+    seen_red_by,
+    write_contracts,
+)
+from pytest_gates.report.failure import falsifier_report, gate_report, plain_report
+from pytest_gates.report.terminal import write_summary
+from pytest_gates.results import Mode, Result, Status
+from pytest_gates.run.executor import Executor
+from pytest_gates.run.plan import describe, executions
+from pytest_gates.settings import Settings
+from pytest_gates.verdict import EvidenceByRun, Judgement, judge
+
+if TYPE_CHECKING:
+    import pytest
+
+NOTHING_EXECUTABLE = "nothing executable"
+CRASHES = frozenset({"ERROR", "IO_ERROR", "OUT_OF_MEMORY", "TIMEOUT", "INTERRUPTED"})
+"""Statuses of a sabotaged run that never count as red for the expected reason."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A falsifier's two sides."""
+
+    sabotaged: EvidenceByRun
+    control: EvidenceByRun
+
+
+class GatesSession:
+    """One pytest session: `verify` for gates, `falsify` for falsifiers, `finish` at the end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.ledger = Ledger(settings.evidence)
+        self._evidence: dict[str, Evidence] = {}
+        self._executor = Executor(settings, self._read)
+        self._recording = Recording(settings, self.ledger)
+        self._told: list[str] = []
+
+    def close(self) -> None:
+        """End all processes."""
+        self._executor.close()
+
+    def _read(self, location: str) -> Evidence:
+        if location not in self._evidence:
+            self._evidence[location] = read_evidence(self.settings.root, location)
+        return self._evidence[location]
+
+    # --- gates -------------------------------------------------------------------------------
+
+    def verify(self, contract: Contract, gate: Gate) -> Result:
+        """Judge one gate, live where the machine can, else from its recorded evidence."""
+        base = self._base(contract, gate)
+        if gate.prose and gate.prior is not Verdict.PASS:
+            return self._blocked(base, gate, NOTHING_EXECUTABLE)
+        shaken = foundation(contract, gate, self.ledger, self._read)
+        if shaken is not None:
+            status, reason = shaken
+            text = plain_report(gate, status, reason)
+            return replace(base, status=status, reason=reason, report=text, red=True)
+        obstacle = self._obstacle(gate)
+        if obstacle is not None:
+            return self._replay(contract, gate, base, obstacle)
+        evidence = {
+            name: tuple(self._executor.obtain(one, gate.id) for one in many)
+            for name, many in executions(gate).items()
+        }
+        return self._judged(contract, gate, base, evidence)
+
+    def _judged(
+        self, contract: Contract, gate: Gate, base: Result, evidence: EvidenceByRun
+    ) -> Result:
+        judgement = judge(gate, evidence)
+        all_evidence = [one for many in evidence.values() for one in many]
+        mode = Mode.DECLARED if any(one.declared for one in all_evidence) else Mode.LIVE
+        result = self._told_by(gate, base, judgement, mode, all_evidence)
+        if judgement.verdict not in RECORDABLE:
+            return result
+        attempts = note_attempt(
+            self.settings.cache, contract.id, gate.id, gate.hash, judgement.verdict
+        )
+        draft = Draft(
+            kind="gate", contract=contract, subject=gate, gate=gate,
+            verdict=judgement.verdict, reason=judgement.reason, judgement=judgement,
+            evidence=evidence, fault=None, attempts=attempts,
+        )  # fmt: skip
+        sha, written = self._recording.record(draft)
+        self._save_text(contract)
+        return self._armed(contract, gate, replace(result, record=sha, written=written,
+                                                   attempts=attempts))  # fmt: skip
+
+    def _replay(self, contract: Contract, gate: Gate, base: Result, obstacle: str) -> Result:
+        records = self.ledger.current(contract.id, gate.id)
+        judged = [(record, judge(gate, evidence_of(record, self._read))) for record in records]
+        admissible = [(record, one) for record, one in judged if one.verdict is not Verdict.BLOCKED]
+        if not admissible:
+            why = judged[0][1].reason if judged else "no recorded evidence"
+            return self._blocked(base, gate, f"{obstacle}; {why}")
+        worst = Verdict.worst([one.verdict for _, one in admissible])
+        record, judgement = next(pair for pair in admissible if pair[1].verdict is worst)
+        evidence = [self._read(reference["location"]) for reference in record.evidence]
+        result = self._told_by(gate, base, judgement, Mode.REPLAYED, evidence)
+        result = replace(result, record=record.sha, attempts=record.attempts)
+        if self.settings.live:
+            reason = f"replayed from record {record.sha[:12]}: {obstacle}"
+            text = plain_report(gate, Status.BLOCKED, reason + " (--gates-live)")
+            return replace(result, red=True, reason=reason, report=text)
+        return self._armed(contract, gate, result)
+
+    def _told_by(
+        self, gate: Gate, base: Result, judgement: Judgement, mode: Mode,
+        evidence: Sequence[Evidence],
+    ) -> Result:  # fmt: skip
+        if judgement.verdict is Verdict.BLOCKED:
+            blocked = [one.summary for one in judgement.outcomes if one.verdict is Verdict.BLOCKED]
+            return self._blocked(base, gate, judgement.reason or "; ".join(blocked))
+        status = Status(str(judgement.verdict).upper())
+        deciding = judgement.deciding
+        red = status is not Status.PASS
+        host = str(host_of(evidence)["gpu"] or "CPU") if evidence else ""
+        return replace(
+            base,
+            status=status,
+            mode=mode,
+            figure=(deciding.figure or "") if deciding else "",
+            limit=(deciding.limit or "") if deciding else "",
+            headroom_pct=deciding.headroom_pct if deciding else None,
+            reason=(deciding.summary if deciding and red else judgement.reason),
+            red=red,
+            report=gate_report(gate, judgement, status, mode, host) if red else "",
+        )
+
+    def _armed(self, contract: Contract, gate: Gate, result: Result) -> Result:
+        """Add who has seen the gate red; in strict mode its falsifiers are asked first."""
+        if self.settings.strict and not result.red:
+            seen = tuple(
+                one.id
+                for one in contract.falsifiers
+                if one.binds_to == gate.id
+                and not one.prose
+                and self.falsify(contract, one).status is Status.CAUGHT
+            )
+            if not seen:
+                reason = "no falsifier has seen this gate red"
+                text = plain_report(gate, Status.UNARMED, reason + " (--gates-strict)")
+                return replace(result, status=Status.UNARMED, red=True, reason=reason, report=text)
+            return replace(result, armed_by=seen)
+        return replace(result, armed_by=seen_red_by(contract, gate, self.ledger))
+
+    # --- falsifiers --------------------------------------------------------------------------
+
+    def falsify(self, contract: Contract, falsifier: Falsifier) -> Result:
+        """Sabotage the gate's run; green only if the very same `judge` turns the gate red."""
+        base = self._base(contract, falsifier)
+        gate, fault = falsifier.gate, falsifier.fault
+        if gate is None or fault is None:
+            return self._blocked(base, falsifier, NOTHING_EXECUTABLE)
+        shaken = foundation(contract, falsifier, self.ledger, self._read)
+        if shaken is not None:
+            status, reason = shaken
+            text = plain_report(falsifier, status, reason)
+            return replace(base, status=status, reason=reason, report=text, red=True)
+        obstacle = self._obstacle(gate)
+        if obstacle is None:
+            return self._falsified(contract, falsifier, base, self._execute_pair(gate, fault))
+        for record in self.ledger.current(contract.id, falsifier.id):
+            if record.gate_hash == falsifier.hash:
+                pair = Pair(
+                    evidence_of(record, self._read, sabotaged=True),
+                    evidence_of(record, self._read),
+                )
+                result = self._weighed(falsifier, base, pair, Mode.REPLAYED)
+                if self.settings.live:
+                    reason = f"replayed from record {record.sha[:12]}: {obstacle}"
+                    text = plain_report(falsifier, Status.BLOCKED, reason + " (--gates-live)")
+                    return replace(result, red=True, reason=reason, report=text)
+                return replace(result, record=record.sha)
+        return self._blocked(base, falsifier, f"{obstacle}; no recorded evidence")
+
+    def _execute_pair(self, gate: Gate, fault: Fault) -> Pair:
+        def obtain(with_fault: Fault | None) -> EvidenceByRun:
+            planned = executions(gate, with_fault)
+            return {name: tuple(self._executor.obtain(one, gate.id) for one in many)
+                    for name, many in planned.items()}  # fmt: skip
+
+        return Pair(obtain(fault), obtain(None))
+
+    def _falsified(
+        self, contract: Contract, falsifier: Falsifier, base: Result, pair: Pair
+    ) -> Result:
+        assert falsifier.gate and falsifier.fault
+        result = self._weighed(falsifier, base, pair, Mode.LIVE)
+        if result.status not in {Status.CAUGHT, Status.SURVIVED}:
+            return result
+        roles = {f"sabotaged:{name}": many for name, many in pair.sabotaged.items()}
+        draft = Draft(
+            kind="falsifier", contract=contract, subject=falsifier, gate=falsifier.gate,
+            verdict=Verdict.PASS if result.status is Status.CAUGHT else Verdict.FAIL,
+            reason=result.reason, judgement=judge(falsifier.gate, pair.sabotaged),
+            evidence={**roles, **pair.control}, attempts=1,
+            fault=falsifier.fault.model_dump(mode="json"),
+        )  # fmt: skip
+        sha, written = self._recording.record(draft)
+        self._save_text(contract)
+        return replace(result, record=sha, written=written)
+
+    def _weighed(self, falsifier: Falsifier, base: Result, pair: Pair, mode: Mode) -> Result:
+        assert falsifier.gate and falsifier.fault and falsifier.expect
+        sabotaged, control = (
+            judge(falsifier.gate, pair.sabotaged),
+            judge(falsifier.gate, pair.control),
+        )
+        reason = _not_red(falsifier, pair, sabotaged, control)
+        shown = next(
+            (one for one in sabotaged.outcomes if one.check == falsifier.expect.check), None
+        )
+        caught = reason is None
+        return replace(
+            base,
+            status=Status.CAUGHT if caught else Status.SURVIVED,
+            mode=mode,
+            figure=(shown.figure or shown.summary) if shown else "",
+            limit=(shown.limit or "") if shown else "",
+            headroom_pct=shown.headroom_pct if shown else None,
+            reason=reason or "",
+            red=not caught,
+            report="" if caught else falsifier_report(falsifier, sabotaged, control, reason or ""),
+        )
+
+    # --- shared ------------------------------------------------------------------------------
+
+    def _base(self, contract: Contract, declared: Gate | Falsifier) -> Result:
+        gate = isinstance(declared, Gate)
+        return Result(
+            kind="gate" if gate else "falsifier",
+            contract=contract.file,
+            contract_id=contract.id,
+            subject=declared.id,
+            line=declared.place.line,
+            status=Status.BLOCKED,
+            prior=declared.claimed if isinstance(declared, Gate) else "",
+            prose=declared.prose,
+            binds_to=declared.binds_to if isinstance(declared, Falsifier) else "",
+            seen=_sha(contract.text),
+        )
+
+    def _blocked(self, base: Result, declared: Gate | Falsifier, reason: str) -> Result:
+        red = self.settings.strict or self.settings.live
+        text = plain_report(declared, Status.BLOCKED, reason) if red else ""
+        return replace(base, status=Status.BLOCKED, reason=reason, red=red, report=text)
+
+    def _obstacle(self, gate: Gate) -> str | None:
+        """Why this session cannot execute the gate's runs, or None."""
+        for run in gate.runs.values():
+            if run.driver == "recorded":
+                continue
+            if self.settings.replay:
+                return "--gates-replay"
+            obstacle = self._executor.obstacle(run)
+            if obstacle is not None:
+                return obstacle
+        return None
+
+    def intention(self, contract: Contract, declared: Gate | Falsifier) -> str:
+        """What would happen with an item, for `--collect-only`."""
+        gate = declared if isinstance(declared, Gate) else declared.gate
+        if gate is None or gate.prose:
+            return NOTHING_EXECUTABLE
+        obstacle = self._obstacle(gate)
+        recorded = "replays" if self.ledger.heads(contract.id, declared.id) else "is BLOCKED:"
+        how = "runs" if obstacle is None else f"{recorded} ({obstacle})"
+        runs = "; ".join(f"{name}: {describe(run)}" for name, run in gate.runs.items())
+        what = ", ".join(check_kind(check) for check in gate.checks)
+        fault = "" if isinstance(declared, Gate) or declared.fault is None else (
+            f"fault {declared.fault.fault}, "
+        )  # fmt: skip
+        return f"{how} {fault}{runs}; checks {what}"
+
+    def _save_text(self, contract: Contract) -> None:
+        path = saved_text(self.settings, _sha(contract.text))
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(contract.text, encoding="utf-8", newline="")
+
+    def finish(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """Write verdicts back, once a contract; called where all results are known."""
+        parsed = [Result.from_json(dict(one)) for one in results]
+        folder = saved_text(self.settings, "x").parent
+        texts = {
+            path.stem: path.read_bytes().decode() for path in folder.glob("*.yaml")
+        } if folder.is_dir() else {}  # fmt: skip
+        self.ledger = Ledger(self.settings.evidence)  # workers appended to it
+        self._told = write_contracts(self.settings, self.ledger, parsed, texts)
+
+    def summarise(
+        self, results: Sequence[Mapping[str, Any]], reporter: pytest.TerminalReporter
+    ) -> None:
+        """The end of the terminal's output."""
+        parsed = [Result.from_json(dict(one)) for one in results]
+        caught = {(one.contract, one.binds_to): one.subject
+                  for one in parsed if one.status is Status.CAUGHT}  # fmt: skip
+        armed = [
+            replace(one, armed_by=one.armed_by or (caught[one.contract, one.subject],))
+            if (one.contract, one.subject) in caught
+            else one
+            for one in parsed
+        ]
+        write_summary(armed, self._told, reporter)
+
+
+def _not_red(
+    falsifier: Falsifier, pair: Pair, sabotaged: Judgement, control: Judgement
+) -> str | None:
+    """Why the gate does not count as seen red, or None."""
+    assert falsifier.expect
+    expect = falsifier.expect
+    if control.verdict is not Verdict.PASS:
+        return f"without the fault the gate is {control.verdict}, not pass: {_why(control)}"
+    for name, many in pair.sabotaged.items():
+        crashed = [one for one in many if one.status in CRASHES]
+        if crashed:
+            return f"the sabotaged run {name} ended {crashed[0].status}: {crashed[0].reason}"
+    if sabotaged.verdict is not Verdict.FAIL:
+        return f"with the fault the gate is {sabotaged.verdict}: {_why(sabotaged)}"
+    red = [one.check for one in sabotaged.outcomes if one.verdict is Verdict.FAIL]
+    if expect.check not in red:
+        return f"another check went red: {', '.join(red)}"
+    return None
+
+
+def _why(judgement: Judgement) -> str:
+    deciding = judgement.deciding
+    return judgement.reason or (deciding.summary if deciding else "")
+
+
+def _sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

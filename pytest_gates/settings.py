@@ -1,0 +1,117 @@
+"""What pytest's configuration says, as one frozen object that the rest of the program reads."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_gates.contract.runs import Caps
+
+RecordMode = Literal["changed", "always", "never"]
+CACHE_FOLDER = ".pytest_gates"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Modes, folders and limits of one pytest session."""
+
+    root: Path
+    """The project's root; evidence paths are relative to it."""
+    session: str
+    """Shared by all xdist workers of one session."""
+    record: RecordMode = "changed"
+    replay: bool = False
+    """Execute nothing."""
+    strict: bool = False
+    """BLOCKED and UNARMED are red."""
+    live: bool = False
+    """REPLAYED and BLOCKED are red."""
+    timeout_s: float = 1800.0
+    """For a run that declares none."""
+    lock_timeout_s: float = 3600.0
+    """How long to wait for a device that another process holds."""
+    evidence_limit_mib: float = 16.0
+    """Largest evidence of one run."""
+    cache_limit_mib: float = 2048.0
+    """Size of the ignored cache of evidence that no record cites."""
+    max_steps: int = 100_000
+    max_parameters: int = 20_000_000_000
+    max_step_tokens: int = 4_194_304
+
+    @property
+    def evidence(self) -> Path:
+        """Folder of recorded evidence and of the ledger."""
+        return self.root / "evidence"
+
+    @property
+    def cache(self) -> Path:
+        """Folder of everything that git does not see."""
+        return self.root / CACHE_FOLDER
+
+    @property
+    def caps(self) -> Caps:
+        """The most that a contract may ask for."""
+        from pytest_gates.contract.runs import Caps  # noqa: PLC0415 - pydantic stays unloaded
+
+        return Caps(self.max_steps, self.max_parameters, self.max_step_tokens)
+
+    def shown(self, path: Path) -> str:
+        """A path as people see it: relative to the root where it lies below."""
+        return (
+            path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+        )
+
+
+INI_OPTIONS: dict[str, tuple[str, str]] = {
+    "gates_timeout_s": ("1800", "seconds after which a run that declares no timeout_s is ended"),
+    "gates_lock_timeout_s": ("3600", "seconds to wait for a device that another process holds"),
+    "gates_evidence_limit_mib": ("16", "largest evidence of one run, in MiB"),
+    "gates_cache_limit_mib": ("2048", "size of the cache of evidence that no record cites, in MiB"),
+    "gates_max_steps": ("100000", "most steps a contract may ask for"),
+    "gates_max_parameters": ("20000000000", "most parameters a contract may ask for"),
+    "gates_max_step_tokens": ("4194304", "most tokens a step a contract may ask for"),
+}
+"""Options of pytest's configuration: default and help."""
+
+
+def settings_from(config: pytest.Config, session: str) -> Settings:
+    """Read pytest's configuration for the session of that id.
+
+    Raises:
+        ValueError: an option is no positive number; the message names it.
+    """
+    numbers = {name: _positive(config, name) for name in INI_OPTIONS}
+    record = config.getoption("gates_record")
+    if record is None:
+        record = "never" if os.environ.get("CI") or config.getoption("gates_replay") else "changed"
+    return Settings(
+        root=config.rootpath,
+        session=session,
+        record=record,
+        replay=config.getoption("gates_replay"),
+        strict=config.getoption("gates_strict"),
+        live=config.getoption("gates_live"),
+        timeout_s=numbers["gates_timeout_s"],
+        lock_timeout_s=numbers["gates_lock_timeout_s"],
+        evidence_limit_mib=numbers["gates_evidence_limit_mib"],
+        cache_limit_mib=numbers["gates_cache_limit_mib"],
+        max_steps=int(numbers["gates_max_steps"]),
+        max_parameters=int(numbers["gates_max_parameters"]),
+        max_step_tokens=int(numbers["gates_max_step_tokens"]),
+    )
+
+
+def _positive(config: pytest.Config, name: str) -> float:
+    text = str(config.getini(name))
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} = {text!r} in pytest's configuration: expected a positive number")
+    return value

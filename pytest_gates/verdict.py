@@ -1,0 +1,85 @@
+"""`judge`: the only place where a verdict is made. Pure; it knows no GPU, no pytest, no fault."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pytest_gates.checks.base import Check, Outcome, RunCheck, RunsCheck, Verdict
+from pytest_gates.contract.models import Gate, check_kind
+from pytest_gates.evidence import Evidence, difference, unmet
+
+EVALUATOR = "1"
+"""Version of these rules and of all checks; a record is re-derived by the one that made it."""
+
+EvidenceByRun = Mapping[str, tuple[Evidence, ...]]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict with what each check found."""
+
+    verdict: Verdict
+    outcomes: tuple[Outcome, ...] = ()
+    reason: str = ""
+    """Why there are no outcomes, or what must be known beside them."""
+
+    @property
+    def deciding(self) -> Outcome | None:
+        """The first outcome with the verdict of the whole; preferably one with a headroom."""
+        same = [outcome for outcome in self.outcomes if outcome.verdict is self.verdict]
+        figured = [
+            outcome for outcome in same if outcome.figure and outcome.headroom_pct is not None
+        ]
+        return next(iter(figured or same), None)
+
+
+def judge(gate: Gate, evidence: EvidenceByRun) -> Judgement:
+    """Judge a gate by the executions of each run it draws on, in order of repetition.
+
+    Evidence that was not made by the run the gate declares never judges it: the verdict is
+    `blocked` then, and the difference is spelled out. The verdict is the worst of the checks'.
+    """
+    if gate.prose:
+        return Judgement(Verdict.BLOCKED, reason="nothing executable")
+    blocked = _inadmissible(gate, evidence)
+    if blocked is not None:
+        return Judgement(Verdict.BLOCKED, reason=blocked)
+    outcomes = [outcome for check in gate.checks for outcome in _evaluate(check, gate, evidence)]
+    verdict = Verdict.worst([outcome.verdict for outcome in outcomes])
+    return Judgement(verdict, tuple(outcomes), _ended_early(evidence))
+
+
+def _inadmissible(gate: Gate, evidence: EvidenceByRun) -> str | None:
+    for name, run in gate.runs.items():
+        executions = evidence.get(name, ())
+        if len(executions) < gate.repeats[name]:
+            needed = gate.repeats[name]
+            return f"run {name} has {len(executions)} of {needed} executions as evidence"
+        for execution in executions:
+            different = difference(run, execution)
+            if different is None and name == gate.run:
+                different = unmet(gate.requires, execution)
+            if different is not None:
+                return f"run {name}: {different}"
+    return None
+
+
+def _evaluate(check: Check, gate: Gate, evidence: EvidenceByRun) -> list[Outcome]:
+    if isinstance(check, RunsCheck):
+        return [check.evaluate(evidence)]
+    assert isinstance(check, RunCheck), f"{check_kind(check)} is neither kind of check"
+    assert gate.run is not None, "refused when the contract was loaded"
+    outcomes = [check.evaluate(execution, gate.gpus) for execution in evidence[gate.run]]
+    worst = Verdict.worst([outcome.verdict for outcome in outcomes])
+    return [next(outcome for outcome in outcomes if outcome.verdict is worst)]
+
+
+def _ended_early(evidence: EvidenceByRun) -> str:
+    ends = {
+        f"run {name} ended {execution.status}"
+        for name, executions in evidence.items()
+        for execution in executions
+        if execution.status != "COMPLETED"
+    }
+    return "; ".join(sorted(ends))

@@ -1,0 +1,85 @@
+"""Words that checks share: GPU names with their ceilings, NVML's throttle bits, near misses.
+
+Metrics, events and exit statuses are in `model.telemetry`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from pytest_gates.evidence import CONTAMINATING_REASONS
+
+
+@dataclass(frozen=True)
+class GpuModel:
+    """A GPU by the name NVML gives it."""
+
+    name: str
+    bf16_tflops: float
+    """Dense bf16 matmul peak with fp32 accumulation: no program is faster, most reach 80 %."""
+    source: str
+
+
+_H100 = "NVIDIA H100 datasheet, sparse figure halved"
+_AMPERE = "NVIDIA Ampere GA102 GPU architecture whitepaper"
+_ADA = "NVIDIA Ada GPU architecture whitepaper"
+
+GPUS: dict[str, GpuModel] = {
+    gpu.name: gpu
+    for gpu in (
+        GpuModel("NVIDIA B200", 2250, "NVIDIA HGX B200 datasheet, sparse figure halved"),
+        GpuModel("NVIDIA H200", 989.5, "NVIDIA H200 datasheet, sparse figure halved"),
+        GpuModel("NVIDIA H200 NVL", 835.5, "NVIDIA H200 NVL datasheet, sparse figure halved"),
+        GpuModel("NVIDIA GH200 480GB", 989.5, "NVIDIA GH200 datasheet, sparse figure halved"),
+        GpuModel("NVIDIA H100 80GB HBM3", 989.5, _H100),
+        GpuModel("NVIDIA H100 NVL", 835.5, _H100),
+        GpuModel("NVIDIA H100 PCIe", 756.5, _H100),
+        GpuModel("NVIDIA A100-SXM4-40GB", 312, "NVIDIA A100 datasheet"),
+        GpuModel("NVIDIA A100-SXM4-80GB", 312, "NVIDIA A100 datasheet"),
+        GpuModel("NVIDIA A100-PCIE-40GB", 312, "NVIDIA A100 datasheet"),
+        GpuModel("NVIDIA A100 80GB PCIe", 312, "NVIDIA A100 datasheet"),
+        GpuModel("NVIDIA A10", 125, "NVIDIA A10 datasheet"),
+        GpuModel("NVIDIA A40", 149.7, "NVIDIA A40 datasheet"),
+        GpuModel("NVIDIA L4", 121, "NVIDIA L4 datasheet, sparse figure halved"),
+        GpuModel("NVIDIA L40S", 362.05, "NVIDIA L40S datasheet"),
+        GpuModel("NVIDIA RTX A6000", 154.8, _AMPERE),
+        GpuModel("NVIDIA RTX 6000 Ada Generation", 364.2, _ADA),
+        GpuModel("NVIDIA GeForce RTX 3090", 71, _AMPERE),
+        GpuModel("NVIDIA GeForce RTX 4080", 97.5, _ADA),
+        GpuModel("NVIDIA GeForce RTX 4090", 165.2, _ADA),
+        GpuModel(
+            "NVIDIA GeForce RTX 5090", 209.5, "NVIDIA RTX Blackwell GPU architecture whitepaper"
+        ),
+    )
+}
+"""GPU names that contracts may use; a contract adds others by `gpus:`."""
+
+THROTTLE_REASONS: dict[int, str] = {
+    0x001: "GpuIdle",
+    0x002: "ApplicationsClocksSetting",
+    0x004: "SwPowerCap",
+    0x008: "HwSlowdown",
+    0x010: "SyncBoost",
+    0x020: "SwThermalSlowdown",
+    0x040: "HwThermalSlowdown",
+    0x080: "HwPowerBrakeSlowdown",
+    0x100: "DisplayClockSetting",
+}
+"""NVML's clock event reasons by bit (nvml.h, nvmlClocksEventReasons)."""
+
+
+def reason_names(bits: int) -> tuple[str, ...]:
+    """The names of the bits that are set, of those that contaminate a measurement."""
+    contaminating = bits & CONTAMINATING_REASONS
+    return tuple(name for bit, name in THROTTLE_REASONS.items() if bit & contaminating)
+
+
+def hint(word: str, known: Collection[str]) -> str:
+    """What a word may have meant: names that add a unit to it, else near misses, else all."""
+    with_unit = [name for name in known if name.startswith(f"{word}_")]
+    near = with_unit or difflib.get_close_matches(word, known, n=1)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"known: {', '.join(known) or 'none'}"

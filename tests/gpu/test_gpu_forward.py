@@ -1,0 +1,50 @@
+"""The forward driver on a real CUDA device, through the process of a run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+def _said(folder: Path, **changed: Any) -> list[dict[str, Any]]:
+    folder.mkdir()
+    causality = {"name": "causality", "examples": 40, "length": 300}
+    run = {"driver": "forward", "device": "cuda", "model": "llama-10m", "properties": [causality]}
+    request = {"run": run | changed, "root": str(folder), "cache": str(folder)}
+    (folder / "run.json").write_text(json.dumps(request), encoding="utf-8")
+    out = folder / "out"
+    command = [sys.executable, "-m", "pytest_gates.model", str(folder / "run.json"), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = (out / "telemetry-0.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _facts(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    return {line["name"]: line["value"] for line in lines if line["kind"] == "fact"}
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_the_path_is_causal_bit_for_bit(tmp_path: Path, dtype: str) -> None:
+    lines = _said(tmp_path / "run", dtype=dtype)
+    (found,) = (line for line in lines if line["kind"] == "property")
+    assert (found["examples"], found["counterexample"]) == (40, None)
+
+
+def test_one_seed_one_pass_in_fresh_processes(tmp_path: Path) -> None:
+    first, second = _said(tmp_path / "a"), _said(tmp_path / "b")
+    assert _facts(first) == _facts(second)
+    assert _facts(first)["device_resolved"] == "cuda:0"
+    slots = [[line for line in lines if line["kind"] == "slot"] for lines in (first, second)]
+    assert slots[0] == slots[1]

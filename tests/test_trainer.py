@@ -1,0 +1,276 @@
+"""The trainer: what it says of a run, whether it learns, and what it does when it is told."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pytest_gates.model import trainer
+from pytest_gates.model.config import Architecture, Optimizer, Request
+from pytest_gates.model.optimizer import build_optimizer
+from pytest_gates.model.schedule import learning_rate
+from pytest_gates.model.seams import Seams, seams_for
+from pytest_gates.model.telemetry import REQUIRED_STEP_FIELDS, decode_number
+from pytest_gates.model.transformer import initialised
+from pytest_gates.model.writer import TelemetryWriter
+
+CPU = torch.device("cpu")
+TINY = {"hidden": 16, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate": 24, "vocab": 256}
+Line = dict[str, Any]
+
+
+class Said:
+    """The lines of a telemetry file, by kind."""
+
+    def __init__(self, folder: Path) -> None:
+        text = (folder / "telemetry-0.jsonl").read_text(encoding="utf-8")
+        self.lines: list[Line] = [json.loads(line) for line in text.splitlines()]
+        self.steps = [line for line in self.lines if line["kind"] == "step"]
+        self.epochs = [line for line in self.lines if line["kind"] == "epoch"]
+        self.facts = {line["name"]: line["value"] for line in self.lines if line["kind"] == "fact"}
+
+    def events(self, name: str) -> list[Line]:
+        return [line for line in self.lines if line.get("event") == name]
+
+    def column(self, metric: str) -> list[float | None]:
+        return [decode_number(step[metric]) for step in self.steps]
+
+
+class Train:
+    """Trains in this process, each time into a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.count = 0
+
+    def request(self, *, allocations_mib: tuple[int, ...] = (), **settings: Any) -> Request:
+        values = {
+            "driver": "pretrain", "device": "cpu", "model": TINY, "seq_len": 8, "batch_size": 4,
+            "data": {"corpus": "python-stdlib"}, "steps": 4, "optimizer": {"warmup_steps": 2},
+        }  # fmt: skip
+        return Request.model_validate({
+            "run": {**values, **settings}, "root": str(self.folder),
+            "cache": str(self.folder / "cache"), "control": str(self.folder),
+            "allocations_mib": allocations_mib,
+        })  # fmt: skip
+
+    def out(self) -> Path:
+        self.count += 1
+        out = self.folder / f"out-{self.count}"
+        out.mkdir()
+        return out
+
+    def __call__(self, seams: Seams | None = None, **settings: Any) -> Said:
+        out = self.out()
+        with TelemetryWriter(out) as writer:
+            trainer.run(self.request(**settings), CPU, writer, seams or Seams())
+        return Said(out)
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Train:
+    torch.set_num_threads(1)
+    return Train(tmp_path)
+
+
+def test_a_million_parameters_learn_on_a_cpu(train: Train) -> None:
+    said = train(
+        model="llama-1m", seq_len=64, batch_size=8, steps=60,
+        optimizer={"lr": 3e-3, "warmup_steps": 10},
+    )  # fmt: skip
+    losses = said.column("train_loss")
+    assert losses[0] == pytest.approx(math.log(256), abs=0.1)
+    assert np.mean(losses[50:]) < 3.2
+    assert np.polyfit(range(60), losses, 1)[0] < -0.01
+    assert said.epochs[-1]["val_loss"] < 3.5
+    assert said.facts["parameters"] == 988_544
+
+
+def test_a_step_says_every_required_field_and_they_agree(train: Train) -> None:
+    said = train(steps=5)
+    assert [step["step"] for step in said.steps] == list(range(5))
+    for step in said.steps:
+        assert set(REQUIRED_STEP_FIELDS) <= set(step)
+        assert step["tokens"] == (step["step"] + 1) * 32
+        assert step["tokens_per_sec"] == pytest.approx(32 / step["wall_ms"] * 1000)
+        assert step["gpu_ms"] is None
+        assert step["gpu_util_pct"] is None
+        assert step["memory_mib"] > 50
+        assert step["grad_norm"] > 0
+
+
+def test_one_seed_is_one_run_and_another_seed_is_another(train: Train) -> None:
+    first, again, other = train(), train(), train(seed=1)
+    for metric in ("train_loss", "grad_norm", "lr"):
+        assert first.column(metric) == again.column(metric)
+    for fact in ("param_sha256_initial", "param_sha256", "data_sha256"):
+        assert first.facts[fact] == again.facts[fact]
+        assert first.facts[fact] != other.facts[fact]
+    assert first.column("train_loss") != other.column("train_loss")
+    assert first.facts["param_sha256"] != first.facts["param_sha256_initial"]
+    assert first.facts["corpus_sha256"] == other.facts["corpus_sha256"]
+
+
+def test_state_lies_where_the_run_says_and_is_as_large_as_declared(train: Train) -> None:
+    said = train()
+    shape = Architecture.model_validate(TINY)
+    for when in ("residency_before", "residency_after"):
+        found = said.facts[when]
+        assert found["parameters"] == found["gradients"] == {"cpu": 4 * shape.parameters}
+        assert 8 * shape.parameters <= found["optimizer"]["cpu"] < 8 * shape.parameters + 1000
+    for part in ("parameter", "gradient", "optimizer"):
+        assert said.facts[f"{part}_device"] == "cpu"
+    assert said.facts["tied"] is False
+    assert said.facts["compute_dtype"] == said.facts["parameter_dtype"] == "float32"
+    assert said.facts["attention_backend"] == "FLASH_ATTENTION"
+    assert said.facts["step_flops"] == train.request().run.step_flops
+
+
+def test_tied_storage_is_a_fact_and_counted_once(train: Train) -> None:
+    said = train(model={**TINY, "tied": True}, steps=2)
+    assert said.facts["tied"] is True
+    assert said.facts["residency_after"]["parameters"]["cpu"] == 4 * said.facts["parameters"]
+    assert said.facts["parameters"] == Architecture.model_validate(TINY).parameters - 256 * 16
+
+
+def test_the_learning_rate_that_was_used_follows_its_closed_form(train: Train) -> None:
+    settings = {"lr": 0.01, "min_lr_ratio": 0.2, "warmup_steps": 3}
+    said = train(steps=7, optimizer=settings)
+    expected = [learning_rate(step, 7, Optimizer.model_validate(settings)) for step in range(7)]
+    assert said.column("lr") == pytest.approx(expected, rel=1e-6)
+    assert expected[:4] == pytest.approx([0.01 / 3, 0.02 / 3, 0.01, 0.01])
+    assert expected[5] == pytest.approx(0.002 + 0.008 * 0.5)
+    assert min(expected[3:]) > 0.002
+
+
+def test_the_first_update_is_that_of_clipped_decayed_adamw(train: Train) -> None:
+    settings = {"lr": 0.01, "warmup_steps": 0, "clip": 0.5, "weight_decay": 0.25}
+    request = train.request(optimizer=settings)
+    model = initialised(Architecture.model_validate(TINY), CPU, seed=0)
+    step = trainer.Step(request.run, model, CPU)
+    step.tokens.copy_(torch.randint(256, (4, 9), generator=torch.Generator().manual_seed(1)))
+    step.lr.fill_(0.01)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    gradients = torch.autograd.grad(step.loss(step.tokens), list(model.parameters()))
+    norm = math.sqrt(sum((g.double() ** 2).sum().item() for g in gradients))
+    _, said_norm, said_lr = step().tolist()
+    assert said_norm == pytest.approx(norm, rel=1e-5)
+    assert norm > 0.5
+    assert said_lr == pytest.approx(0.01)
+    for (name, parameter), gradient in zip(model.named_parameters(), gradients, strict=True):
+        clipped = gradient * 0.5 / norm
+        # arXiv:1711.05101, algorithm 2, at t = 1: both bias-corrected moments are the gradient's.
+        moved = before[name] - 0.01 * clipped / (clipped.abs() + 1e-8)
+        decayed = moved - (0.01 * 0.25 * before[name] if parameter.dim() == 2 else 0)
+        torch.testing.assert_close(parameter.detach(), decayed, rtol=1e-4, atol=2e-6)
+
+
+def test_weight_decay_takes_each_matrix_once_and_no_norm() -> None:
+    model = initialised(Architecture.model_validate({**TINY, "tied": True}), CPU, seed=0)
+    groups = build_optimizer(model, Optimizer(), torch.zeros(())).param_groups
+    decayed = {id(p) for g in groups if g["weight_decay"] for p in g["params"]}
+    assert decayed == {id(p) for p in model.parameters() if p.dim() == 2}
+    assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
+
+
+def test_a_step_is_read_once_the_next_has_been_launched(train: Train) -> None:
+    request, out = train.request(steps=6), train.out()
+    lines_before: list[int] = []
+
+    def look(step: int) -> None:
+        assert step == len(lines_before)
+        lines_before.append(len(Said(out).steps))
+
+    with TelemetryWriter(out) as writer:
+        trainer.run(request, CPU, writer, Seams(before_step=look))
+    assert lines_before == [0, 0, 1, 2, 3, 4]
+    assert len(Said(out).steps) == 6
+
+
+def test_slow_step_makes_steps_slower_from_where_it_says(train: Train) -> None:
+    said = train(seams_for({"fault": "slow_step", "ms": 80, "from_step": 2}))
+    walls = said.column("wall_ms")
+    assert min(walls[2:]) >= 80
+    assert train().column("train_loss") == said.column("train_loss")
+
+
+def test_validation_reads_the_same_held_out_windows_each_time(train: Train) -> None:
+    said = train(steps=5, validate_every=2, validation_batches=3, optimizer={"warmup_steps": 0})
+    assert [(e["epoch"], e["step"], e["val_tokens"]) for e in said.epochs] == [
+        (0, 1, 96),
+        (1, 3, 96),
+        (2, 4, 96),
+    ]
+    assert said.epochs[0]["val_loss"] == pytest.approx(math.log(256), abs=0.1)
+    still = train(steps=2, validate_every=1, optimizer={"lr": 1e-30, "warmup_steps": 0})
+    assert still.epochs[0]["val_loss"] == still.epochs[1]["val_loss"]
+    assert train(validation_batches=0).epochs == []
+
+
+def test_a_validation_changes_nothing_of_the_training(train: Train) -> None:
+    assert train(validate_every=1).column("train_loss") == train().column("train_loss")
+
+
+def test_data_cycle_is_said_once_with_the_tokens_of_a_pass(train: Train) -> None:
+    np.arange(100, dtype="<u2").tofile(train.folder / "a.bin")
+    said = train(data={"shards": ["a.bin"], "validation": 0.2}, steps=8)
+    (event,) = said.events("data_cycled")
+    # 80 tokens hold 9 windows of 8, and a batch of 4 meets the tenth in step 2.
+    assert (event["step"], event["tokens"]) == (2, 72)
+    assert train(data={"shards": ["a.bin"], "validation": 0.2}, steps=2).events("data_cycled") == []
+
+
+def test_a_nan_loss_survives_in_the_file_and_is_said_once(train: Train) -> None:
+    said = train(stimulus={"kind": "nan", "step": 2}, steps=5)
+    assert [step["train_loss"] for step in said.steps[2:]] == ["NaN", "NaN", "NaN"]
+    assert said.steps[2]["grad_norm"] == "NaN"
+    assert [event["step"] for event in said.events("non_finite")] == [2]
+    assert [event["step"] for event in said.events("stimulus_applied")] == [2]
+    clean = train(steps=5)
+    assert clean.events("non_finite") == []
+    assert said.column("train_loss")[:2] == clean.column("train_loss")[:2]
+
+
+def test_told_sizes_are_held_until_they_were_seen(train: Train) -> None:
+    seen: Callable[[int], Path] = lambda index: train.folder / f"seen-{index}"  # noqa: E731
+    seen(0).touch()
+    timer = threading.Timer(0.3, seen(1).touch)
+    timer.start()
+    said = train(allocations_mib=(3, 5), steps=2)
+    timer.join()
+    held = said.events("memory_held")
+    assert [(event["index"], event["mib"]) for event in held] == [(0, 3), (1, 5)]
+    (built,) = said.events("model_built")
+    assert held[1]["at_ms"] - held[0]["at_ms"] < 200
+    assert built["at_ms"] - held[1]["at_ms"] > 150
+
+
+def test_a_held_run_stands_before_its_next_step_with_all_others_said(train: Train) -> None:
+    request, out, hold = train.request(steps=6), train.out(), train.folder / "hold"
+    said_while_held: list[int] = []
+
+    def let_go() -> None:
+        said_while_held.append(len(Said(out).steps))
+        hold.unlink()
+
+    timers: list[threading.Timer] = []
+
+    def stop(step: int) -> None:
+        if step == 2:  # this step still runs; the one after it must wait
+            hold.touch()
+            timers.append(threading.Timer(0.4, let_go))
+            timers[0].start()
+
+    with TelemetryWriter(out) as writer:
+        trainer.run(request, CPU, writer, Seams(before_step=stop))
+    timers[0].join()
+    assert said_while_held == [3]
+    assert max(Said(out).column("wall_ms")) < 300

@@ -1,0 +1,28 @@
+import pytest
+
+from pytest_gates.vocabulary import GPUS, hint, reason_names
+
+
+def test_only_contaminating_reasons_are_named() -> None:
+    assert reason_names(0x04 | 0x01) == ()
+    assert reason_names(0x40 | 0x04 | 0x08) == ("HwSlowdown", "HwThermalSlowdown")
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("wall", "did you mean wall_ms?"),
+        ("train_los", "did you mean train_loss?"),
+        ("zzz", "known: train_loss, wall_ms"),
+    ],
+)
+def test_a_hint_adds_the_unit_or_mends_the_spelling(word: str, told: str) -> None:
+    assert hint(word, ["train_loss", "wall_ms"]) == told
+
+
+def test_every_gpu_has_a_ceiling_with_a_source() -> None:
+    assert all(
+        gpu.name == name and gpu.bf16_tflops > 0 and gpu.source for name, gpu in GPUS.items()
+    )
+    # A large matmul was measured at 785 TFLOP/s there: the ceiling must lie above what is real.
+    assert GPUS["NVIDIA H200"].bf16_tflops > 785
