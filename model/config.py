@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from pytest_gates.model.device import DEVICE_GRAMMAR
+from pytest_gates.model.misfit import MisfitError
 
 # Integers stay below 2^53, where JSON keeps them exact: a run's hash stands on its JSON.
 Count = Annotated[StrictInt, Field(ge=1, lt=2**53)]
@@ -276,14 +277,16 @@ class PretrainRun(_Modelled):
         if not self.data.shards:
             ids = tokenizer_vocab(self.data.tokenizer)
             if ids > self.architecture.vocab:
-                raise ValueError(
+                raise MisfitError(
                     f"tokenizer {self.data.tokenizer} has {ids} ids, "
-                    f"the model's vocabulary only {self.architecture.vocab}"
-                )
+                    f"the model's vocabulary only {self.architecture.vocab}",
+                    "data", "tokenizer",
+                )  # fmt: skip
         if self.optimizer.warmup_steps > self.steps:
-            raise ValueError(
+            raise MisfitError(
                 f"warm-up of {self.optimizer.warmup_steps} steps is longer than "
-                f"the run of {self.steps}"
+                f"the run of {self.steps}; shorten `optimizer: {{warmup_steps: ...}}`",
+                "steps",
             )
         return self
 
@@ -368,6 +371,7 @@ class RecordedRun(Settings):
 
     driver: Literal["recorded"]
     files: Annotated[tuple[RecordedFile, ...], Field(min_length=1)]
+    """What to read; one of them tells the steps."""
     declares: Declared = Declared()
     """What the files do not say of themselves."""
 

@@ -80,7 +80,8 @@ def describe(run: Run) -> str:
         return f"forward {model} on {run.device}{_hidden(run)}"
     assert isinstance(run, PretrainRun)
     shape = f"{run.steps} steps of {run.batch_size} x {run.seq_len}"
-    return f"pretrain {model} on {run.device}{_hidden(run)}, {shape}"
+    stimulus = f", {run.stimulus.kind} at step {run.stimulus.step}" if run.stimulus else ""
+    return f"pretrain {model} on {run.device}{_hidden(run)}, {shape}{stimulus}"
 
 
 def _hidden(run: PretrainRun | ForwardRun | ProbeRun) -> str:
