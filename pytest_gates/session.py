@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_gates.attempts import note_attempt
 from pytest_gates.audit import evidence_of, foundation
-from pytest_gates.canonical import plain
 from pytest_gates.checks.base import Verdict
 from pytest_gates.checks.status import ExitStatus
 from pytest_gates.contract.load import contract_from
@@ -65,7 +64,7 @@ class GatesSession:
         self._read = lru_cache(EVIDENCE_KEPT)(partial(read_evidence, settings.root))
         self._executor = Executor(settings, self._read)
         self._recording = Recording(settings, self.ledger)
-        self._told: list[str] = []
+        self._told: Iterable[str] = ()
         self._contracts: dict[str, Contract] = {}
 
     def close(self) -> None:
@@ -318,7 +317,7 @@ class GatesSession:
             path = saved_text(self.settings, contract.sha)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(contract.text, encoding="utf-8", newline="")
-        proposed = None if kept.proposed is None else plain(kept.proposed)
+        proposed = None if kept.proposed is None else kept.proposed.to_json()
         return replace(result, record=kept.sha, written=kept.written, proposed=proposed)
 
     def _as_judged(self, result: Result) -> Contract | None:
@@ -334,7 +333,8 @@ class GatesSession:
         parsed = [Result.from_json(dict(one)) for one in results]
         if any(one.written for one in parsed):
             self.ledger = Ledger(self.settings.evidence)  # workers appended to it
-        self._told = write_contracts(self.settings, self.ledger, parsed, self._as_judged)
+        told = write_contracts(self.settings, self.ledger, parsed, self._as_judged)
+        self._told = told if self.settings.record == "never" else list(told)
 
     def summarise(
         self, results: Sequence[Mapping[str, Any]], reporter: pytest.TerminalReporter
