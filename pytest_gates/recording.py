@@ -133,7 +133,7 @@ class Recording:
             gate_hash=draft.subject.hash,
             evaluator=EVALUATOR,
             evidence=tuple(cited),
-            observed=tuple(_observed(draft.judgement)),
+            observed=tuple(observed(draft.judgement)),
             verdict=draft.verdict,
             reason=draft.reason or None,
             host=host_of(draft.executions),
@@ -166,13 +166,14 @@ class Recording:
         ]
 
 
-def _observed(judgement: Judgement) -> list[dict[str, Any]]:
-    observed = []
+def observed(judgement: Judgement) -> list[dict[str, Any]]:
+    """What each check found, as JSON; what it did not say is left out."""
+    found = []
     for outcome in judgement.outcomes:
         data = asdict(outcome) | {"verdict": str(outcome.verdict)}
-        observed.append({key: list(value) if isinstance(value, tuple) else value
+        found.append({key: list(value) if isinstance(value, tuple) else value
                          for key, value in data.items() if value not in (None, ())})  # fmt: skip
-    return observed
+    return found
 
 
 # --- the contract ------------------------------------------------------------------------------

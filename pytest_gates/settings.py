@@ -31,6 +31,10 @@ class Settings:
     """BLOCKED and UNARMED are red."""
     live: bool = False
     """REPLAYED and BLOCKED are red."""
+    html: Path | None = None
+    """Where the HTML report goes."""
+    attest: Path | None = None
+    """Where the in-toto statement goes."""
     timeout_s: float = 1800.0
     """For a run that declares none."""
     lock_timeout_s: float = 3600.0
@@ -99,6 +103,8 @@ def settings_from(config: pytest.Config, session: str, terminal: TextIO | None =
         replay=config.getoption("gates_replay"),
         strict=config.getoption("gates_strict"),
         live=config.getoption("gates_live"),
+        html=_output(config, "gates_report"),
+        attest=_output(config, "gates_attest"),
         timeout_s=numbers["gates_timeout_s"],
         lock_timeout_s=numbers["gates_lock_timeout_s"],
         evidence_limit_mib=numbers["gates_evidence_limit_mib"],
@@ -107,6 +113,12 @@ def settings_from(config: pytest.Config, session: str, terminal: TextIO | None =
         max_parameters=int(numbers["gates_max_parameters"]),
         max_step_tokens=int(numbers["gates_max_step_tokens"]),
     )
+
+
+def _output(config: pytest.Config, option: str) -> Path | None:
+    """A file to write, from where pytest was called."""
+    named = config.getoption(option)
+    return None if named is None else config.invocation_params.dir / named
 
 
 def _positive(config: pytest.Config, name: str) -> float:
