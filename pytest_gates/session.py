@@ -294,6 +294,8 @@ class GatesSession:
     def _obstacle(self, gate: Gate) -> str | None:
         """Why this session cannot execute the gate's runs, or None."""
         for run in gate.runs.values():
+            if self.settings.recorded_only:
+                return "nothing is run for this report"
             if run.driver == "recorded":
                 continue
             if self.settings.replay:

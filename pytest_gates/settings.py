@@ -27,6 +27,8 @@ class Settings:
     record: RecordMode = "changed"
     replay: bool = False
     """Execute nothing."""
+    recorded_only: bool = False
+    """Read nothing but what records cite, not even the files of recorded runs."""
     strict: bool = False
     """BLOCKED and UNARMED are red."""
     live: bool = False

@@ -62,7 +62,8 @@ def _session(root: Path) -> GatesSession:
     from pytest_gates.session import GatesSession  # noqa: PLC0415 - heavy
     from pytest_gates.settings import Settings  # noqa: PLC0415 - heavy
 
-    return GatesSession(Settings(root=root, session=uuid.uuid4().hex, record="never", replay=True))
+    session = uuid.uuid4().hex
+    return GatesSession(Settings(root=root, session=session, record="never", recorded_only=True))
 
 
 def _judged(session: GatesSession, paths: Sequence[Path]) -> list[Result]:

@@ -32,6 +32,8 @@ class Picture:
     title: str
     caption: str
     svg: str
+    found: str = ""
+    """What the check says of it, for who cannot see it; people read it at the check."""
 
 
 def color(name: str) -> str:
@@ -49,6 +51,25 @@ def layer(values: Sequence[Mapping[str, Any]], drawn: Mapping[str, Any], **encod
     return {"data": {"values": list(values)}, "mark": drawn, "encoding": encoding}
 
 
+def named_line(
+    value: float, text: str, paint: str, axis: Mapping[str, Any], width: int, *, under: bool = False
+) -> list[Any]:
+    """A horizontal line with its name at the right end, over it or under it.
+
+    The name has a halo of paper, so that it stays readable over what is behind it.
+    """
+    at = [{"y": value, "t": text}]
+    dashes = [2, 3] if paint == "mute" else [1, 0]
+    rule = mark("rule", paint, strokeWidth=1.5, strokeDash=dashes)
+    place = {"align": "right", "dy": 12 if under else -8}
+    halo = mark("text", "paper", stroke=color("paper"), strokeWidth=4, **place)
+    names = [
+        layer(at, drawn, y=axis, x={"value": width}, text={"field": "t"})
+        for drawn in (halo, mark("text", paint, **place))
+    ]
+    return [layer(at, rule, y=axis), *names]
+
+
 def quantity(field: str, title: str | None, **more: Any) -> dict[str, Any]:
     """A quantitative axis."""
     return {"field": field, "type": "quantitative", "title": title, **more}
@@ -62,7 +83,12 @@ def domain(low: float, high: float, share: float = 0.06) -> dict[str, Any]:
 
 def svg(spec: Mapping[str, Any]) -> str:
     """Draw a Vega-Lite specification; identifiers in it are unique in this process."""
-    whole = {**spec, "background": None, "config": CONFIG, "padding": 4}
+    whole = {
+        **spec,
+        "background": None,
+        "config": CONFIG,
+        "padding": {"left": 14, "right": 14, "top": 4, "bottom": 4},
+    }
     drawn = _drawn(json.dumps(whole, allow_nan=False))
     number = next(_numbers)
     return CLIP.sub(lambda found: f"p{number}-{found.group()}", drawn)
@@ -89,6 +115,8 @@ def _lean(text: str) -> str:
             if name in element.attrib:
                 element.attrib[name] = LONG_NUMBER.sub(_rounded, element.attrib[name])
     root.attrib["class"] = "chart"
+    # On a phone a drawing scrolls rather than shrinks beyond what can be read.
+    root.attrib["style"] = f"min-width:min(32rem,{float(root.attrib['width']):.0f}px)"
     ElementTree.register_namespace("", SVG)
     return ElementTree.tostring(root, encoding="unicode")
 

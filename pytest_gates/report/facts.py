@@ -19,6 +19,8 @@ from pytest_gates.run.plan import describe
 Reader = Callable[[str], Evidence]
 Rows = tuple[tuple[str, str], ...]
 
+CODE_SHOWN = 12
+"""Characters of a revision."""
 TONES = {
     "pass": "good",
     "fail": "bad",
@@ -163,7 +165,7 @@ def evidence_view(location: str, source: EvidenceSource) -> EvidenceView:
         ("took", None if evidence.wall_ms is None else f"{evidence.wall_ms / 1000:.1f} s"),
         ("started", evidence.started),
         ("code", evidence.code),
-        ("witness", evidence.witness.unavailable or f"{len(evidence.witness.samples)} samples"),
+        ("witness", _samples(evidence)),
         ("notes", "; ".join(evidence.notes)),
     ]
     return EvidenceView(
@@ -176,6 +178,11 @@ def evidence_view(location: str, source: EvidenceSource) -> EvidenceView:
             for name, entry in sorted(manifest["files"].items())
         ),
     )
+
+
+def _samples(evidence: Evidence) -> str:
+    count = len(evidence.witness.samples)
+    return evidence.witness.unavailable or ("1 sample" if count == 1 else f"{count} samples")
 
 
 def _host(evidence: Evidence) -> str:
@@ -208,7 +215,7 @@ def history_view(record: Record, current: bool) -> HistoryView:
         tone=TONES[str(record.verdict)],
         measured=figure,
         host=", ".join(host),
-        code=(record.code or "")[:19],
+        code=(record.code or "")[:CODE_SHOWN],
         attempts=record.attempts,
         current=current,
     )

@@ -8,7 +8,17 @@ from typing import Any
 
 from pytest_gates.checks.declared import shape_of
 from pytest_gates.evidence import Evidence, Sample
-from pytest_gates.report.draw import WIDTH, Picture, color, layer, mark, quantity, svg, thinned
+from pytest_gates.report.draw import (
+    WIDTH,
+    Picture,
+    color,
+    layer,
+    mark,
+    named_line,
+    quantity,
+    svg,
+    thinned,
+)
 
 MIB = 2**20
 MILLISECONDS = 1000.0
@@ -54,13 +64,19 @@ def memory(evidence: Evidence) -> Iterator[Picture]:
     if not panels:
         return
     last = max(sample.at_ms for sample in seen) / MILLISECONDS
-    caption = f"{len(seen)} samples of the process outside over {last:.1f} s"
+    count = "1 sample" if len(seen) == 1 else f"{len(seen)} samples over {last:.1f} s"
+    caption = f"{count}, taken by the process outside"
     own = [y for line, column in held.items() if line.field == "used_mib" for _, y in column]
     if own:
-        caption += f"; the run's process held {min(own):,.0f} to {max(own):,.0f} MiB"
+        caption += f"; the run's process held {_range(own)} MiB"
     if floor is not None:
         caption += f"; the declared training state needs {floor:,.0f} MiB (census, the line)"
     yield Picture("GPU memory and utilisation over time", caption + ".", svg({"vconcat": panels}))
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):,.0f}", f"{max(values):,.0f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _column(
@@ -89,8 +105,5 @@ def _panel(
         label = mark("text", line.paint, align="left", dx=6)
         layers.append(layer(at, label, x=x, y=y, text={"field": "t"}))
     if floor is not None:
-        at = [{"y": floor, "t": f"census {floor:,.0f} MiB"}]
-        layers.append(layer(at, mark("rule", "limit", strokeWidth=1.5), y=y))
-        label = mark("text", "limit", align="right", dy=-7)
-        layers.append(layer(at, label, y=y, x={"value": PLOT}, text={"field": "t"}))
+        layers += named_line(floor, f"census {floor:,.0f} MiB", "limit", y, PLOT)
     return {"width": PLOT, "height": height, "layer": layers}

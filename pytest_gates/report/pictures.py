@@ -15,11 +15,24 @@ from pytest_gates.checks.figures import short
 from pytest_gates.checks.residency import Residency
 from pytest_gates.evidence import Evidence
 from pytest_gates.model.telemetry import METRICS
-from pytest_gates.report.draw import WIDTH, Picture, domain, layer, mark, quantity, svg, thinned
+from pytest_gates.report.draw import (
+    WIDTH,
+    Picture,
+    color,
+    domain,
+    layer,
+    mark,
+    named_line,
+    quantity,
+    svg,
+    thinned,
+)
 from pytest_gates.report.grids import heat_map
 from pytest_gates.report.memory import memory
 
 BINS = 28
+PLOT = WIDTH - 150
+"""Leaves room for the distribution beside the steps."""
 
 
 def pictures(check: Check, observed: Mapping[str, Any], evidence: Evidence) -> Iterator[Picture]:
@@ -67,28 +80,28 @@ def _step_times(
     bottom, top = scale["domain"]
     shown = [(x, y) for x, y in points if bottom <= y <= top]
     axis = quantity("y", _titled(check.metric), scale=scale)
+    told = "upper" if check.below is not None else "lower"
+    named = f"limit {short(limit)} {METRICS[check.metric].unit}"
     steps = {
-        "width": WIDTH - 150,
+        "width": PLOT,
         "height": 210,
         "layer": [
             *_interval(observed, (points[0][0], points[-1][0]), scale),
             *_series(shown, (first, last), axis),
-            layer([{"y": limit}], mark("rule", "limit", strokeWidth=1.5), y=axis),
+            *named_line(limit, named, "limit", axis, PLOT, under=limit > (top + bottom) / 2),
         ],
     }
-    told = "upper" if check.below is not None else "lower"
-    unit = METRICS[check.metric].unit
-    distribution = _distribution(inside, limit, f"limit {short(limit)} {unit}", scale)
+    distribution = _distribution(inside, limit, scale)
     hidden = len(points) - len(shown)
-    caption = f"{observed.get('summary', '')}. The line is the {told} limit, the band the interval."
+    caption = f"The line is the {told} limit, the band the interval."
     if hidden:
         caption += f" {hidden} steps outside the window lie beyond the picture."
+    both = {"hconcat": [steps, distribution], "spacing": 12}
     yield Picture(
         f"{check.metric} by step, and its distribution over steps {first} to {last}",
         caption,
-        svg(
-            {"hconcat": [steps, distribution], "spacing": 12, "resolve": {"scale": {"y": "shared"}}}
-        ),
+        svg({**both, "resolve": {"scale": {"y": "shared"}}}),
+        str(observed.get("summary", "")),
     )
 
 
@@ -124,7 +137,7 @@ def _interval(
 
 
 def _distribution(
-    values: Sequence[float], limit: float, told: str, scale: Mapping[str, Any]
+    values: Sequence[float], limit: float, scale: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A histogram lying on its side, so that it shares the axis of the steps."""
     bottom, top = scale["domain"]
@@ -139,22 +152,14 @@ def _distribution(
     ]
     y = quantity("y", None, scale=scale, axis=None)
     x = quantity("x", "steps", axis={"tickCount": 3, "format": "d"})
-    at_top = limit > (top + bottom) / 2
-    label = layer(
-        [{"y": limit, "t": told}],
-        mark("text", "limit", align="right", dy=12 if at_top else -8, dx=-2),
-        y=y,
-        x={"value": 140},
-        text={"field": "t"},
-    )
+    drawn = mark("rect", "accent", stroke=color("paper"), strokeWidth=0.5)
     return {
         "width": 140,
         "height": 210,
         "layer": [
-            layer(bars, mark("rect", "accent", opacity=0.75), x=x, x2={"field": "x2"}, y=y,
+            layer(bars, drawn, x=x, x2={"field": "x2"}, y=y,
                   y2={"field": "y2"}),
             layer([{"y": limit}], mark("rule", "limit", strokeWidth=1.5), y=y),
-            label,
         ],
     }  # fmt: skip
 
@@ -175,20 +180,17 @@ def _loss(check: Descent, observed: Mapping[str, Any], evidence: Evidence) -> It
     layers: list[Any] = []
     if start is not None and architecture is not None:
         text = f"ln({architecture.vocab}) = {start:.2f}"
-        drawn = mark("rule", "mute", strokeDash=[2, 3])
-        at = [{"y": start, "t": text}]
-        layers.append(layer(at, drawn, y=y))
-        drawn = mark("text", "mute", align="right", dy=-7)
-        layers.append(layer(at, drawn, y=y, x={"value": WIDTH}, text={"field": "t"}))
+        layers += named_line(start, text, "mute", y, WIDTH)
     layers.append(layer(thinned(points), mark("line", "accent", strokeWidth=1.5), x=x, y=y))
     layers += _wedge(observed, points, x, y)
-    caption = f"{observed.get('summary', '')}."
-    if observed.get("interval"):
-        caption += " The dark line is the slope, the wedge its interval."
+    caption = (
+        "The dark line is the slope, the wedge its interval." if observed.get("interval") else ""
+    )
     yield Picture(
         f"{check.metric} by step, with the slope's interval",
         caption,
         svg({"width": WIDTH, "height": 220, "layer": layers}),
+        str(observed.get("summary", "")),
     )
 
 

@@ -150,7 +150,8 @@ class Page:
 
 
 def _said(result: Result) -> str:
-    return f"{result.status} {result.mode}" if result.mode is Mode.REPLAYED else str(result.status)
+    word = str(result.status).lower()
+    return f"{word}, replayed" if result.mode is Mode.REPLAYED else word
 
 
 @dataclass(frozen=True)
