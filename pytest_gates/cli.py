@@ -10,6 +10,20 @@ from pytest_gates import __version__
 from pytest_gates.commands import COMMANDS, Command
 from pytest_gates.errors import GatesError
 
+TAUGHT = """\
+Claims about GPU training as contracts: YAML files whose gates pytest runs and judges.
+
+  a contract   declares runs, and gates with checks over them
+  a gate       is judged from evidence that its run leaves; nobody types a verdict
+  a falsifier  sabotages a gate's run: a gate counts only when it has been seen red
+
+To begin with:
+
+  pytest-gates new smoke --kind training     a contract to start from
+  pytest --gates contracts/                  run, judge, write the verdicts back
+  pytest-gates report contracts/             an HTML page of what is recorded
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0 fine, 1 findings, 2 unusable arguments."""
@@ -26,7 +40,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line as it is offered."""
     top = argparse.ArgumentParser(
         prog="pytest-gates",
-        description="Contracts about GPU training. To judge them: pytest --gates contracts/",
+        description=TAUGHT,
+        epilog="pytest-gates COMMAND --help explains a command and shows calls of it.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"pytest-gates {__version__}")
     offered = top.add_subparsers(required=True, metavar="COMMAND")

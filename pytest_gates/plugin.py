@@ -40,6 +40,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                     help="BLOCKED and UNARMED gates are red")  # fmt: skip
     group.addoption("--gates-live", action="store_true", dest="gates_live",
                     help="REPLAYED and BLOCKED gates are red")  # fmt: skip
+    group.addoption("--gates-report", metavar="FILE", dest="gates_report",
+                    help="write the HTML report there (needs pytest-gates[report])")  # fmt: skip
+    group.addoption("--gates-attest", metavar="FILE", dest="gates_attest",
+                    help="write an unsigned in-toto test-result statement there")  # fmt: skip
     for name, (default, text) in INI_OPTIONS.items():
         parser.addini(name, text, default=default)
 
@@ -63,7 +67,18 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     config.addinivalue_line("markers", "ship_blocking: the gate blocks a release")
     config.addinivalue_line("markers", "falsifier: an attempt to prove a gate wrong")
+    if config.getoption("gates_report") is not None:
+        _require_report_extra()
     config.pluginmanager.register(SessionHooks(config), SESSION_HOOKS)
+
+
+def _require_report_extra() -> None:
+    from pytest_gates.report.html import require_extra  # noqa: PLC0415 - heavy
+
+    try:
+        require_extra()
+    except ValueError as error:
+        raise pytest.UsageError(f"--gates-report: {error}") from None
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ContractFile | None:

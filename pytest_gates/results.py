@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -79,16 +79,36 @@ class Result:
     """SHA-256 of the contract's text as it was judged."""
     proposed: Mapping[str, Any] | None = None
     """The record that `--gates-record never` would have appended, as JSON."""
+    observed: tuple[Mapping[str, Any], ...] = ()
+    """What each check found, as JSON, in the order of the gate's checks."""
+    evidence: tuple[str, ...] = ()
+    """Folders of the evidence this was judged from, relative to the project's root."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON primitives only; xdist carries nothing else."""
         return vars(self) | {"status": str(self.status), "mode": str(self.mode),
                              "armed_by": list(self.armed_by),
-                             "suspect": list(self.suspect)}  # fmt: skip
+                             "suspect": list(self.suspect),
+                             "observed": list(self.observed),
+                             "evidence": list(self.evidence)}  # fmt: skip
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Result:
         """The inverse of `to_json`."""
         return Result(**data | {"status": Status(data["status"]), "mode": Mode(data["mode"]),
                                 "armed_by": tuple(data["armed_by"]),
-                                "suspect": tuple(data["suspect"])})  # fmt: skip
+                                "suspect": tuple(data["suspect"]),
+                                "observed": tuple(data["observed"]),
+                                "evidence": tuple(data["evidence"])})  # fmt: skip
+
+
+def armed_by_session(results: Sequence[Result]) -> list[Result]:
+    """The results, gates that a falsifier of this session saw red with its name."""
+    caught = {(one.contract, one.binds_to): one.subject
+              for one in results if one.status is Status.CAUGHT}  # fmt: skip
+    return [
+        replace(one, armed_by=one.armed_by or (caught[one.contract, one.subject],))
+        if (one.contract, one.subject) in caught
+        else one
+        for one in results
+    ]

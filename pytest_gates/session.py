@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from pytest_gates.attempts import note_attempt
@@ -25,13 +26,16 @@ from pytest_gates.recording import (
     Draft,
     Recording,
     host_of,
+    observed_of,
     saved_text,
     seen_red_by,
     write_contracts,
 )
 from pytest_gates.report.failure import falsifier_report, gate_report, plain_report
+from pytest_gates.report.github import workflow_commands
+from pytest_gates.report.publish import Publisher
 from pytest_gates.report.terminal import write_summary
-from pytest_gates.results import Mode, Result, Status
+from pytest_gates.results import Mode, Result, Status, armed_by_session
 from pytest_gates.run.executor import Executor
 from pytest_gates.run.plan import describe, executions
 from pytest_gates.settings import Settings
@@ -64,8 +68,8 @@ class GatesSession:
         self.settings = settings
         self.ledger = Ledger(settings.evidence)
         self.declared = Declared()
-        self._read = lru_cache(EVIDENCE_KEPT)(partial(read_evidence, settings.root))
-        self._executor = Executor(settings, self._read)
+        self.read = lru_cache(EVIDENCE_KEPT)(partial(read_evidence, settings.root))
+        self._executor = Executor(settings, self.read)
         self._recording = Recording(settings, self.ledger)
         self._suspicion = Suspicion(self.ledger)
         self._told: Iterable[str] = ()
@@ -85,7 +89,7 @@ class GatesSession:
         base = self._base(contract, gate)
         if gate.prose and gate.prior is not Verdict.PASS:
             return self._blocked(base, gate, NOTHING_EXECUTABLE)
-        shaken = foundation(contract, gate, self.ledger, self._read)
+        shaken = foundation(contract, gate, self.ledger, self.read)
         if shaken is not None:
             status, reason = shaken
             text = plain_report(gate, status, reason)
@@ -122,14 +126,14 @@ class GatesSession:
 
     def _replay(self, contract: Contract, gate: Gate, base: Result, obstacle: str) -> Result:
         records = self.ledger.current(contract.id, gate.id)
-        judged = [(record, judge(gate, evidence_of(record, self._read))) for record in records]
+        judged = [(record, judge(gate, evidence_of(record, self.read))) for record in records]
         admissible = [(record, one) for record, one in judged if one.verdict is not Verdict.BLOCKED]
         if not admissible:
             why = judged[0][1].reason if judged else "no recorded evidence"
             return self._blocked(base, gate, f"{obstacle}; {why}")
         worst = Verdict.worst([one.verdict for _, one in admissible])
         record, judgement = next(pair for pair in admissible if pair[1].verdict is worst)
-        evidence = [self._read(reference["location"]) for reference in record.evidence]
+        evidence = [self.read(reference["location"]) for reference in record.evidence]
         result = self._told_by(gate, base, judgement, Mode.REPLAYED, evidence)
         suspect = self._suspicion.causes(record, gate)
         result = replace(result, record=record.sha, attempts=record.attempts, suspect=suspect)
@@ -162,6 +166,8 @@ class GatesSession:
             reason=(deciding.summary if deciding and red else judgement.reason),
             red=red,
             report=gate_report(gate, judgement, status, mode, host) if red else "",
+            observed=tuple(observed_of(judgement)),
+            evidence=tuple(one.location for one in evidence),
         )
 
     def _armed(self, contract: Contract, gate: Gate, result: Result) -> Result:
@@ -187,7 +193,7 @@ class GatesSession:
         gate, fault = falsifier.gate, falsifier.fault
         if gate is None or fault is None:
             return self._blocked(base, falsifier, NOTHING_EXECUTABLE)
-        shaken = foundation(contract, falsifier, self.ledger, self._read)
+        shaken = foundation(contract, falsifier, self.ledger, self.read)
         if shaken is not None:
             status, reason = shaken
             text = plain_report(falsifier, status, reason)
@@ -198,8 +204,8 @@ class GatesSession:
         for record in self.ledger.current(contract.id, falsifier.id):
             if record.gate_hash == falsifier.hash:
                 pair = Pair(
-                    evidence_of(record, self._read, sabotaged=True),
-                    evidence_of(record, self._read),
+                    evidence_of(record, self.read, sabotaged=True),
+                    evidence_of(record, self.read),
                 )
                 result = self._weighed(falsifier, base, pair, Mode.REPLAYED)
                 if self.settings.live:
@@ -255,7 +261,10 @@ class GatesSession:
             reason=reason or "",
             red=not caught,
             report="" if caught else falsifier_report(falsifier, sabotaged, control, reason or ""),
-        )
+            observed=tuple(observed_of(sabotaged)),
+            evidence=tuple(one.location for side in (pair.sabotaged, pair.control)
+                           for many in side.values() for one in many),
+        )  # fmt: skip
 
     # --- shared ------------------------------------------------------------------------------
 
@@ -295,6 +304,8 @@ class GatesSession:
     def _obstacle(self, gate: Gate) -> str | None:
         """Why this session cannot execute the gate's runs, or None."""
         for run in gate.runs.values():
+            if self.settings.recorded_only:
+                return "nothing is run for this report"
             if run.driver == "recorded":
                 continue
             if self.settings.replay:
@@ -344,22 +355,21 @@ class GatesSession:
         if any(one.written for one in parsed):
             self.ledger = Ledger(self.settings.evidence)  # workers appended to it
         told = write_contracts(self.settings, self.ledger, parsed, self._as_judged)
-        self._told = told if self.settings.record == "never" else list(told)
+        published = Publisher(
+            self.settings, armed_by_session(parsed), self._as_judged, self.ledger, self.read
+        )
+        written = told if self.settings.record == "never" else list(told)
+        self._told = chain(written, published.publish())
 
     def summarise(
         self, results: Sequence[Mapping[str, Any]], reporter: pytest.TerminalReporter
     ) -> None:
         """The end of the terminal's output."""
         parsed = [Result.from_json(dict(one)) for one in results]
-        caught = {(one.contract, one.binds_to): one.subject
-                  for one in parsed if one.status is Status.CAUGHT}  # fmt: skip
-        armed = [
-            replace(one, armed_by=one.armed_by or (caught[one.contract, one.subject],))
-            if (one.contract, one.subject) in caught
-            else one
-            for one in parsed
-        ]
-        write_summary(sorted(armed, key=lambda one: (one.contract, one.line)), self._told, reporter)
+        armed = sorted(armed_by_session(parsed), key=lambda one: (one.contract, one.line))
+        write_summary(armed, self._told, reporter)
+        for line in workflow_commands(parsed, self.settings.root):
+            reporter.write_line(line)
 
 
 def _refuse_disk_errors(gate: Gate, evidence: EvidenceByRun) -> None:

@@ -28,12 +28,18 @@ class Settings:
     record: RecordMode = "changed"
     replay: bool = False
     """Execute nothing."""
+    recorded_only: bool = False
+    """Read nothing but what records cite, not even the files of recorded runs."""
     strict: bool = False
     """BLOCKED and UNARMED are red."""
     live: bool = False
     """REPLAYED and BLOCKED are red."""
     stale: StaleMode = "show"
     """Whether a verdict that is SUSPECT is only shown, or red."""
+    html: Path | None = None
+    """Where the HTML report goes."""
+    attest: Path | None = None
+    """Where the in-toto statement goes."""
     timeout_s: float = 1800.0
     """For a run that declares none."""
     lock_timeout_s: float = 3600.0
@@ -107,6 +113,8 @@ def settings_from(config: pytest.Config, session: str, terminal: TextIO | None =
         strict=config.getoption("gates_strict"),
         live=config.getoption("gates_live"),
         stale=_stale(config),
+        html=_output(config, "gates_report"),
+        attest=_output(config, "gates_attest"),
         timeout_s=numbers["gates_timeout_s"],
         lock_timeout_s=numbers["gates_lock_timeout_s"],
         evidence_limit_mib=numbers["gates_evidence_limit_mib"],
@@ -122,6 +130,12 @@ def _stale(config: pytest.Config) -> StaleMode:
     if text not in {"show", "red"}:
         raise ValueError(f"gates_stale = {text!r} in pytest's configuration: expected show or red")
     return "red" if text == "red" else "show"
+
+
+def _output(config: pytest.Config, option: str) -> Path | None:
+    """A file to write, from where pytest was called."""
+    named = config.getoption(option)
+    return None if named is None else config.invocation_params.dir / named
 
 
 def _positive(config: pytest.Config, name: str) -> float:

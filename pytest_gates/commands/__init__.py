@@ -5,9 +5,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from pytest_gates.commands import audit, diff, env, history, schema, sync, validate
+from pytest_gates.commands import (
+    audit,
+    completion,
+    diff,
+    env,
+    history,
+    new,
+    report,
+    schema,
+    sync,
+    validate,
+)
 
 Command = Callable[[argparse.Namespace], int]
 """Carries a command out; returns 0 if all is well and 1 if something was found."""
 
-COMMANDS = (validate, audit, history, diff, sync, env, schema)
+COMMANDS = (new, validate, audit, history, diff, sync, report, env, schema, completion)
