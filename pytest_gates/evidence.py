@@ -25,10 +25,10 @@ run_adapter: TypeAdapter[Run] = TypeAdapter(Run)
 
 @dataclass(frozen=True)
 class Series:
-    """Columns of equal length: what was said at each step, epoch or slot, in file order."""
+    """Columns of equal length: what was said at each step, epoch, slot or parameter, in order."""
 
     columns: Mapping[str, tuple[float | str | None, ...]]
-    """A value that was null or absent is None. `slot` columns hold names; all others numbers."""
+    """A value that was null or absent is None. `slot` and `name` hold names; all others numbers."""
 
     def __len__(self) -> int:
         return max((len(column) for column in self.columns.values()), default=0)
@@ -59,6 +59,7 @@ class Telemetry:
     steps: Series = Series({})
     epochs: Series = Series({})
     slots: Series = Series({})
+    parameters: Series = Series({})
     events: tuple[Event, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     properties: Mapping[str, PropertyResult] = field(default_factory=dict)

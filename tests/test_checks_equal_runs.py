@@ -137,7 +137,7 @@ def test_needs_and_refusals() -> None:
         {"of": {"run": "strict", "repeat": 1}},
         {"of": ("a", "b", "c")},
         {"metrics": []},
-        {"metrics": ["param_hash"]},
+        {"metrics": ["param_hashes"]},
         {"tolerance": -1},
         {"tolerance": math.nan},
         {"tolerance": "1e-5"},

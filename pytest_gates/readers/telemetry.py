@@ -121,6 +121,13 @@ SlotLine = _measured(
     layer=(Annotated[int, Field(strict=True, ge=-1)], Field(description=_description("layer"))),
     slot=(StrictStr, Field(description="name of the place within its block")),
 )
+ParameterLine = _measured(
+    "parameter",
+    "Statistics of one parameter at one optimizer step.",
+    step=(Index, Field(description=_description("step"))),
+    layer=(Annotated[int, Field(strict=True, ge=-1)], Field(description=_description("layer"))),
+    name=(StrictStr, Field(description="name of the parameter within its block")),
+)
 
 LINES: dict[str, type[_Line]] = {
     "step": StepLine,
@@ -128,6 +135,7 @@ LINES: dict[str, type[_Line]] = {
     "event": EventLine,
     "fact": FactLine,
     "slot": SlotLine,
+    "parameter": ParameterLine,
     "property": PropertyLine,
 }
 """The typed form of a line by its `kind`."""
@@ -175,7 +183,7 @@ def _names(line: type[_Line]) -> tuple[str, ...]:
     return tuple(name for name in line.model_fields if name != "kind")
 
 
-_MEASURED = {kind: _names(LINES[kind]) for kind in ("step", "epoch", "slot")}
+_MEASURED = {kind: _names(LINES[kind]) for kind in ("step", "epoch", "slot", "parameter")}
 
 
 def parse_telemetry(
