@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -28,6 +28,12 @@ from pytest_gates.model.architecture import (
     tokenizer_vocab,
 )
 from pytest_gates.model.device import DEVICE_GRAMMAR
+from pytest_gates.model.searches import (
+    Causality,
+    DeviceGrammarProperty,
+    ModelProperty,
+    RuleProperty,
+)
 from pytest_gates.model.settings import (
     Count,
     Fraction,
@@ -55,26 +61,6 @@ class Host(Settings):
 
     cuda: Literal["any", "hidden", "visible"] = "any"
     """`hidden` hides every CUDA device from the process; `visible` needs at least one."""
-
-
-class Causality(Settings):
-    """Property: tokens after position j never change the logits up to j."""
-
-    name: Literal["causality"]
-    examples: Count = 20
-    """Sequences that are tried."""
-    length: Annotated[StrictInt, Field(ge=2)] = 24
-    """Longest sequence, in tokens."""
-    atol: NotNegative = 0.0
-    """Largest difference of a logit that still counts as unchanged."""
-
-
-class DeviceGrammarProperty(Settings):
-    """Property: the device parser accepts exactly `cpu|cuda(:[0-9]|:1[0-5])?|auto`."""
-
-    name: Literal["device_grammar"]
-    examples: Count = 500
-    """Strings that are tried in each direction."""
 
 
 DeviceName = Annotated[StrictStr, Field(pattern=DEVICE_GRAMMAR)]
@@ -264,7 +250,7 @@ class ForwardRun(_Modelled):
     driver: Literal["forward"]
     prompt: Annotated[StrictStr, Field(min_length=1, max_length=100_000)] = "def main():\n"
     """Text that is fed, tokenised by bytes."""
-    properties: tuple[Causality, ...] = ()
+    properties: tuple[ModelProperty, ...] = ()
     """Properties to search for a counterexample."""
 
     @model_validator(mode="after")
@@ -281,7 +267,7 @@ class ProbeRun(_Executed):
     """No model at all: what the machine offers, and properties of the program's own rules."""
 
     driver: Literal["probe"]
-    properties: tuple[DeviceGrammarProperty, ...] = ()
+    properties: tuple[RuleProperty, ...] = ()
     """Properties to search for a counterexample."""
 
 
@@ -349,6 +335,8 @@ class Request(Settings):
     fault: dict[str, object] | None = None
     """The injected fault, resolved before anything is built; see `faults`."""
     repetition: Index = 0
+    known: dict[str, tuple[dict[str, Any], ...]] = Field(default_factory=dict)
+    """Counterexamples that earlier runs found, by property; they are tried first."""
     allocations_mib: tuple[Count, ...] = ()
     """Sizes to allocate on the device one after the other, for the witness to see (layer L3b)."""
     control: StrictStr | None = None
@@ -379,6 +367,7 @@ __all__ = [
     "Index",
     "Kill",
     "ModelName",
+    "ModelProperty",
     "NonFinite",
     "NotNegative",
     "Optimizer",
@@ -389,6 +378,7 @@ __all__ = [
     "RecordedRun",
     "Request",
     "Resume",
+    "RuleProperty",
     "Run",
     "Settings",
 ]
