@@ -19,7 +19,7 @@ from torch.nn.attention import sdpa_kernel
 from pytest_gates.model.built import built, compute_dtype
 from pytest_gates.model.config import ForwardRun, Request
 from pytest_gates.model.control import Control
-from pytest_gates.model.seams import Seams
+from pytest_gates.model.seams import CLEAN, Seams
 from pytest_gates.model.transformer import Observe, Transformer, attention_backend
 from pytest_gates.model.writer import TelemetryWriter
 
@@ -41,7 +41,7 @@ def run(request: Request, device: torch.device, writer: TelemetryWriter, seams: 
         path = ForwardPath(model, device, dtype)
         trace(path, list(declared.prompt.encode()), writer)
         if declared.properties:
-            search_properties(path, declared, writer, request.known)
+            search_properties(path, declared, writer, request.known, seams)
 
 
 class ForwardPath:
@@ -95,13 +95,16 @@ def search_properties(
     declared: ForwardRun,
     writer: TelemetryWriter,
     known: Mapping[str, Sequence[dict[str, Any]]],
+    seams: Seams = CLEAN,
 ) -> None:
     """Search each declared property of the path, beginning with what is known to have failed."""
     # hypothesis is imported only where a property is declared
     from pytest_gates.model.properties.of_models import OF_A_MODEL, Subject  # noqa: PLC0415
     from pytest_gates.model.properties.search import search  # noqa: PLC0415
 
-    subject = Subject(declared.architecture, path, path.batch, path.weights)
+    subject = Subject(
+        declared.architecture, path, path.batch, path.weights, seams.rotary, seams.loss
+    )
     for wanted in declared.properties:
         sought = OF_A_MODEL[wanted.name](wanted, subject)
         writer.property(**vars(search(wanted.name, sought, known.get(wanted.name, ()))))

@@ -20,8 +20,10 @@ from torch.nn.attention import SDPBackend
 from pytest_gates.model.config import Host, Optimizer
 from pytest_gates.model.data import Corpus, Stream
 from pytest_gates.model.device import DeviceRequest, parse_device
+from pytest_gates.model.loss import next_token_loss
 from pytest_gates.model.resolve import environment, resolve
 from pytest_gates.model.schedule import learning_rate
+from pytest_gates.model.transformer import rotary_tables
 
 
 def _nothing(_: object) -> None:
@@ -54,6 +56,10 @@ class Seams:
     """Called once with the optimizer as built."""
     attention: Callable[[SDPBackend], SDPBackend] = lambda backend: backend
     """The attention kernel, given the one that was chosen."""
+    rotary: Callable[[int, int, float, Tensor], tuple[Tensor, Tensor]] = rotary_tables
+    """Tables of RoPE: (positions, width of a head, base, like)."""
+    loss: Callable[[Tensor, Tensor], Tensor] = next_token_loss
+    """Mean loss in nats of logits B T V against targets B T."""
     before_step: Callable[[int], None] = _nothing
     """Called on the host before a step is launched."""
     after_step: Callable[[int], None] = _nothing

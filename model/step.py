@@ -11,7 +11,6 @@ from torch import Tensor
 from pytest_gates.model.built import compute_dtype
 from pytest_gates.model.census import checksum
 from pytest_gates.model.config import NonFinite, PretrainRun
-from pytest_gates.model.loss import next_token_loss
 from pytest_gates.model.optimizer import build_optimizer
 from pytest_gates.model.seams import CLEAN, Seams
 from pytest_gates.model.transformer import Transformer
@@ -75,7 +74,7 @@ class Step:
         low = self._dtype != torch.float32
         with torch.autocast(tokens.device.type, self._dtype, enabled=low):
             logits = self._model(tokens[:, :-1])  # B T V
-            return next_token_loss(logits, tokens[:, 1:])
+            return self._seams.loss(logits, tokens[:, 1:])
 
     def __call__(self) -> Tensor:
         """Forward, loss, backward, clip, update; nothing here waits for the device."""

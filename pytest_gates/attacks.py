@@ -64,7 +64,13 @@ class Scene:
         shaken = foundation(self.contract, gate, ledger, self.read)
         if shaken is not None:
             return Noticed(str(shaken[0]).lower(), shaken[1])
+        missing = ledger.missing_parents()
+        if missing:
+            child, parents = next(iter(missing.items()))
+            return Noticed("tampered", f"record {child[:12]} follows {parents[0][:12]}, not there")
         records = ledger.current(self.contract.id, gate.id)
+        if records[0].gate_hash != gate.hash:
+            return Noticed("unfounded", f"record {records[0].sha[:12]} judged other checks")
         return judged(judge(gate, evidence_of(records[0], self.read)))
 
 
@@ -94,9 +100,7 @@ def scene(
         own = replace(settings, root=root, session="attack", record="always")
         for one in (one for many in evidence.values() for one in many):
             promote(settings.root / one.location, own.evidence)
-        moved = {
-            name: tuple(_there(root, one) for one in many) for name, many in evidence.items()
-        }
+        moved = {name: tuple(_there(root, one) for one in many) for name, many in evidence.items()}
         judgement = judge(gate, moved)
         assert judgement.verdict is Verdict.PASS, "attacks begin with a gate that passes"
         draft = Draft(

@@ -11,10 +11,12 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter
 
 from pytest_gates.model.faults.architecture import (
+    BatchLeak,
     CausalLeak,
     ExplodingActivation,
     FeedForwardShift,
     NanActivation,
+    NonlinearRope,
     UntiedWeights,
     WrongRopeBase,
 )
@@ -41,6 +43,7 @@ from pytest_gates.model.faults.learning import (
     ClipBySquaredNorm,
     FrozenWeights,
     LabelShift,
+    LossInBits,
     LrZeroAfterWarmup,
     RepeatedBatch,
     SchedulePerMicroBatch,
@@ -77,7 +80,7 @@ FAMILIES: dict[str, tuple[type[BaseFault], ...]] = {
     "speed and memory": (SlowStep, SlowTail, SyncPerLayer, FusedAttentionOff, MemoryLeak),
     "learning": (
         FrozenWeights, LrZeroAfterWarmup, SchedulePerMicroBatch, SeedIgnored, SeedUnset,
-        RepeatedBatch, LabelShift, ClipBySquaredNorm, UnnormalisedAccumulation,
+        RepeatedBatch, LabelShift, LossInBits, ClipBySquaredNorm, UnnormalisedAccumulation,
     ),
     "numbers told": (
         NanStep, NumberAfterNan, LossSpike, ScriptedLoss, Placeholder, DataRunsOut, MissingField,
@@ -85,8 +88,8 @@ FAMILIES: dict[str, tuple[type[BaseFault], ...]] = {
     ),
     "guards": (FinitenessOff, DivergenceOff, DataEndOff),
     "forward path": (
-        CausalLeak, WrongRopeBase, FeedForwardShift, UntiedWeights, NanActivation,
-        ExplodingActivation,
+        CausalLeak, WrongRopeBase, NonlinearRope, FeedForwardShift, BatchLeak, UntiedWeights,
+        NanActivation, ExplodingActivation,
     ),
     "rules and reports": (WrongEnvironment, SloppyDeviceGrammar),
     "planted evidence": (
@@ -117,6 +120,7 @@ Fault = Annotated[
     | SeedUnset
     | RepeatedBatch
     | LabelShift
+    | LossInBits
     | ClipBySquaredNorm
     | UnnormalisedAccumulation
     | NanStep
@@ -135,7 +139,9 @@ Fault = Annotated[
     | DataEndOff
     | CausalLeak
     | WrongRopeBase
+    | NonlinearRope
     | FeedForwardShift
+    | BatchLeak
     | UntiedWeights
     | NanActivation
     | ExplodingActivation

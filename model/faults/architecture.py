@@ -57,6 +57,39 @@ class FeedForwardShift(_OfTheModel):
     checks = ("property", "fact")
 
 
+class NonlinearRope(BaseFault):
+    """Angles grow with a power of the position."""
+
+    fault: Literal["nonlinear_rope"]
+    power: Annotated[StrictFloat, Field(gt=1, le=2)] = 1.05
+    meaning = "rotary angles grow with position to the `power`, so distances mean nothing"
+    incident = "a context extension that rescaled positions and not frequencies"
+    checks = ("property",)
+    fits = "forward runs"
+
+    def misfit(self, run: Injectable) -> str | None:
+        """Fits a forward run."""
+        return modelless(run) if isinstance(run, ForwardRun) else f"driver {run.driver}"
+
+
+class BatchLeak(BaseFault):
+    """Each sequence sees a little of its batch."""
+
+    fault: Literal["batch_leak"]
+    share: Annotated[StrictFloat, Field(gt=0, le=1)] = 0.1
+    meaning = "a `share` of the batch's mean is added to each sequence before attention"
+    incident = "a batch normalisation left in by a port"
+    checks = ("property",)
+    fits = "forward runs that search a property of batches"
+
+    def misfit(self, run: Injectable) -> str | None:
+        """Fits a forward run that feeds more than one sequence at once."""
+        if not isinstance(run, ForwardRun):
+            return f"driver {run.driver} searches no property of batches"
+        batches = any(wanted.name == "batch_invariance" for wanted in run.properties)
+        return modelless(run) or (None if batches else "every pass has one sequence alone")
+
+
 class UntiedWeights(BaseFault):
     """The output projection of a tied model is a copy of the embedding."""
 

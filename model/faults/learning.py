@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictInt
 
-from pytest_gates.model.config import PretrainRun
+from pytest_gates.model.config import ForwardRun, PretrainRun, ProbeRun
 from pytest_gates.model.faults.base import BaseFault, Injectable, beyond, untrained
 
 
@@ -49,7 +49,15 @@ class SchedulePerMicroBatch(_OfTraining):
     times: Annotated[StrictInt, Field(ge=2, le=64)] = 2
     meaning = "the schedule advances `times` times a step, and stays at its end"
     incident = "scheduler.step() inside the loop over micro-batches"
-    checks = ("bounded", "schedule")
+    checks = ("bounded", "schedule", "property")
+    fits = "training runs, and probes that search `schedule`"
+
+    def misfit(self, run: Injectable) -> str | None:
+        """Fits what uses the schedule."""
+        if isinstance(run, ProbeRun):
+            searched = any(wanted.name == "schedule" for wanted in run.properties)
+            return None if searched else "the probe searches no schedule"
+        return super().misfit(run)
 
 
 class SeedIgnored(_OfTraining):
@@ -119,3 +127,20 @@ class UnnormalisedAccumulation(_OfTraining):
         if isinstance(run, PretrainRun) and len(set(run.micro_sizes)) > 1:
             return untrained(run)
         return "the run's micro-batches are all of one size"
+
+
+class LossInBits(BaseFault):
+    """The loss is told in bits."""
+
+    fault: Literal["loss_in_bits"]
+    meaning = "the loss is divided by ln 2 and still called nats"
+    incident = "bits per byte and nats per token in one table"
+    checks = ("descent", "property", "fact")
+    fits = "training runs, and forward runs that search `uniform_loss`"
+
+    def misfit(self, run: Injectable) -> str | None:
+        """Fits what uses the loss function."""
+        if isinstance(run, ForwardRun):
+            searched = any(wanted.name == "uniform_loss" for wanted in run.properties)
+            return None if searched else "the run uses no loss that a gate looks at"
+        return untrained(run)

@@ -13,7 +13,6 @@ from hypothesis import strategies
 from torch import Tensor
 
 from pytest_gates.model.config import Architecture
-from pytest_gates.model.loss import next_token_loss
 from pytest_gates.model.properties.search import Counterexample, Search
 from pytest_gates.model.reference import reference_logits
 from pytest_gates.model.searches import (
@@ -24,7 +23,7 @@ from pytest_gates.model.searches import (
     UniformLoss,
 )
 from pytest_gates.model.telemetry import encode_number
-from pytest_gates.model.transformer import rotary_tables, rotate
+from pytest_gates.model.transformer import rotate
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn, SearchStrategy
@@ -112,6 +111,9 @@ class Subject:
     """Sequences of one length T at once -> logits of shape (B, T, vocabulary)."""
     weights: Mapping[str, Tensor]
     """Parameters by their names."""
+    rotary: Callable[[int, int, float, Tensor], tuple[Tensor, Tensor]]
+    """Tables of RoPE, as the run's seams have them; so is `loss`."""
+    loss: Callable[[Tensor, Tensor], Tensor]
 
 
 def _sequences(vocabulary: int, longest: int) -> SearchStrategy[list[int]]:
@@ -189,7 +191,7 @@ def rope_relative(declared: RopeRelative, subject: Subject) -> Search[tuple[int,
     shape, last = subject.architecture, declared.length - 1
     drawn = torch.randn(2, shape.head_dim, generator=torch.Generator().manual_seed(0))
     q, k = drawn / drawn.norm(dim=-1, keepdim=True)
-    cos, sin = rotary_tables(declared.length, shape.head_dim, float(shape.rope_theta), drawn)
+    cos, sin = subject.rotary(declared.length, shape.head_dim, float(shape.rope_theta), drawn)
 
     def product(m: int, n: int) -> float:
         left, right = rotate(q, cos[m], sin[m]), rotate(k, cos[n], sin[n])
@@ -223,7 +225,7 @@ def uniform_loss(declared: UniformLoss, subject: Subject) -> Search[tuple[int, l
     def violation(case: tuple[int, list[int]]) -> Counterexample | None:
         level, tokens = case
         logits = torch.full((1, len(tokens), vocabulary), float(level))  # 1 T V
-        loss = next_token_loss(logits, torch.tensor([tokens])).item()
+        loss = subject.loss(logits, torch.tensor([tokens])).item()
         if abs(loss - math.log(vocabulary)) <= declared.atol:
             return None
         return {"level": level, "tokens": tokens, "loss": encode_number(loss)}

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pytest_gates.model.faults.architecture import (
+    BatchLeak,
     CausalLeak,
     ExplodingActivation,
     FeedForwardShift,
     NanActivation,
+    NonlinearRope,
     UntiedWeights,
     WrongRopeBase,
 )
@@ -33,16 +35,51 @@ def _leaking(fault: CausalLeak) -> Seams:
     return Seams(edit_model=edit)
 
 
-def _rebased(fault: WrongRopeBase) -> Seams:
+def _mixed(fault: BatchLeak) -> Seams:
+    def mix(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        x: Tensor = inputs[0]  # B T C
+        return (x + fault.share * x.mean(dim=0, keepdim=True), *inputs[1:])
+
+    def edit(model: nn.Module) -> None:
+        model.get_submodule("model.layers.0.self_attn").register_forward_pre_hook(mix)
+
+    return Seams(edit_model=edit)
+
+
+def _nonlinear(fault: NonlinearRope) -> Seams:
+    def tables(length: int, head_dim: int, theta: float, like: Tensor) -> tuple[Tensor, Tensor]:
+        pair = torch.arange(0, head_dim, 2, device=like.device, dtype=torch.float32)
+        position = torch.arange(length, device=like.device, dtype=torch.float32)
+        frequency = theta ** (-pair / head_dim)
+        angle = torch.outer(position**fault.power, frequency).repeat(1, 2)
+        return angle.cos(), angle.sin()
+
+    return _with_tables(lambda like: tables(like.shape[0], like.shape[1], 1e4, like), tables)
+
+
+def _with_tables(
+    made: Callable[[Tensor], tuple[Tensor, Tensor]],
+    rotary: Callable[[int, int, float, Tensor], tuple[Tensor, Tensor]],
+) -> Seams:
+    """Seams whose model rotates by other tables, given the cosines (T D) of the right ones."""
+
     def rotate_otherwise(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         x, (cos, _), *rest = inputs
-        return (x, rotary_tables(cos.shape[0], cos.shape[1], float(fault.theta), cos), *rest)
+        return (x, made(cos), *rest)
 
     def edit(model: nn.Module) -> None:
         for block in model.get_submodule("model.layers").children():
             block.get_submodule("self_attn").register_forward_pre_hook(rotate_otherwise)
 
-    return Seams(edit_model=edit)
+    return Seams(edit_model=edit, rotary=rotary)
+
+
+def _rebased(fault: WrongRopeBase) -> Seams:
+    theta = float(fault.theta)
+    return _with_tables(
+        lambda cos: rotary_tables(cos.shape[0], cos.shape[1], theta, cos),
+        lambda length, head_dim, _theta, like: rotary_tables(length, head_dim, theta, like),
+    )
 
 
 def _shifted(_: FeedForwardShift) -> Seams:
@@ -78,6 +115,8 @@ EFFECTS: dict[type, Callable[[Any], Seams]] = {
     CausalLeak: _leaking,
     WrongRopeBase: _rebased,
     FeedForwardShift: _shifted,
+    NonlinearRope: _nonlinear,
+    BatchLeak: _mixed,
     UntiedWeights: _untied,
     NanActivation: lambda fault: _scaled(fault.layer, math.nan),
     ExplodingActivation: lambda fault: _scaled(fault.layer, fault.factor),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,6 +17,7 @@ from pytest_gates.model.faults.learning import (
     ClipBySquaredNorm,
     FrozenWeights,
     LabelShift,
+    LossInBits,
     LrZeroAfterWarmup,
     RepeatedBatch,
     SchedulePerMicroBatch,
@@ -23,6 +25,7 @@ from pytest_gates.model.faults.learning import (
     SeedUnset,
     UnnormalisedAccumulation,
 )
+from pytest_gates.model.loss import next_token_loss
 from pytest_gates.model.schedule import learning_rate
 from pytest_gates.model.seams import Seams
 
@@ -81,6 +84,10 @@ def _shifted(_: LabelShift) -> Seams:
     return Seams(edit_model=edit)
 
 
+def _in_bits(_: LossInBits) -> Seams:
+    return Seams(loss=lambda logits, targets: next_token_loss(logits, targets) / math.log(2))
+
+
 def _squared(_: ClipBySquaredNorm) -> Seams:
     def clip(parameters: Iterable[Tensor], largest: float) -> Tensor:
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -101,6 +108,7 @@ EFFECTS: dict[type, Callable[[Any], Seams]] = {
     SeedUnset: _no_seed,
     RepeatedBatch: _first_batch,
     LabelShift: _shifted,
+    LossInBits: _in_bits,
     ClipBySquaredNorm: _squared,
     UnnormalisedAccumulation: lambda _: Seams(weigh=lambda _part, parts: 1 / len(parts)),
 }
