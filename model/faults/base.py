@@ -89,6 +89,17 @@ def off_cuda(run: Injectable) -> str | None:
     return None if run.device.startswith("cuda") else f"the run asks for {run.device}"
 
 
+LARGE = 50_000_000
+"""Parameters above which a fault that moves training to the CPU is only tried shortened."""
+
+
+def too_large(run: Injectable) -> str | None:
+    """Why the fault is left to a falsifier that shortens the run, or None."""
+    if isinstance(run, PretrainRun) and run.architecture.parameters > LARGE:
+        return "so large a model on the CPU takes hours; a falsifier that shortens the run tries it"
+    return None
+
+
 CPU_TIMES = "absolute times of a CPU are no claim"
 
 

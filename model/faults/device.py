@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 from pytest_gates.model.config import Index, ProbeRun
-from pytest_gates.model.faults.base import BaseFault, Injectable, beyond, off_cuda, refused
+from pytest_gates.model.faults.base import (
+    BaseFault,
+    Injectable,
+    beyond,
+    off_cuda,
+    refused,
+    too_large,
+)
 
 
 class SilentCpuFallback(BaseFault):
@@ -23,6 +30,10 @@ class SilentCpuFallback(BaseFault):
             return "a probe asks for no device"
         return None if run.device.startswith("cuda") else f"the run asks for {run.device}"
 
+    def unseen(self, run: Injectable) -> str | None:
+        """See `too_large`."""
+        return too_large(run)
+
 
 class DeviceRefusalOff(BaseFault):
     """The guard that refuses a device which is not there is switched off."""
@@ -37,6 +48,10 @@ class DeviceRefusalOff(BaseFault):
         """Fits a run that is refused its device."""
         return None if refused(run) else "the run's device is not hidden from it"
 
+    def unseen(self, run: Injectable) -> str | None:
+        """See `too_large`."""
+        return too_large(run)
+
 
 class ContextOnly(BaseFault):
     """A CUDA context and one small tensor on the device; the model trains on the CPU."""
@@ -50,6 +65,10 @@ class ContextOnly(BaseFault):
     def misfit(self, run: Injectable) -> str | None:
         """Fits a training run on CUDA."""
         return off_cuda(run)
+
+    def unseen(self, run: Injectable) -> str | None:
+        """See `too_large`."""
+        return too_large(run)
 
 
 class WeightsOffloaded(BaseFault):
