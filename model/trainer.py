@@ -193,7 +193,7 @@ class Training:
         self._epoch_began = time.monotonic()
         for step in range(self._first, self._run.steps):
             self._halt_where_data_end(step)
-            self._wait_while_held()
+            self._wait_while_held(step)
             self._seams.before_step(step)
             launched = self._launch(step)
             self._read_behind()
@@ -343,9 +343,10 @@ class Training:
                 "STREAM_EXHAUSTED", f"the data ended after {step} steps and {tokens} tokens"
             )
 
-    def _wait_while_held(self) -> None:
+    def _wait_while_held(self, step: int) -> None:
         if self._control.held:
             self._read_behind()
+            self._writer.event("held", step)
             self._control.wait_while_held()
             self._since = self._clock.mark()
 

@@ -330,6 +330,7 @@ class GatesSession:
             path.stem: path.read_bytes().decode() for path in folder.glob("*.yaml")
         } if folder.is_dir() else {}  # fmt: skip
         self.ledger = Ledger(self.settings.evidence)  # workers appended to it
+        self._executor.discard_artifacts()
         self._told = write_contracts(self.settings, self.ledger, parsed, texts)
 
     def summarise(
