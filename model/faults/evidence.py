@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from pytest_gates.model.config import ForwardRun, PretrainRun
-from pytest_gates.model.faults.base import BaseFault, Injectable
+from pytest_gates.model.faults.base import BaseFault, Injectable, off_cuda
 
 
 class Planted(BaseFault):
@@ -67,9 +67,7 @@ class ForeignGpu(Planted):
 
     def misfit(self, run: Injectable) -> str | None:
         """Fits training runs on CUDA."""
-        if isinstance(run, PretrainRun) and run.device.startswith("cuda"):
-            return None
-        return "the run uses no GPU"
+        return off_cuda(run)
 
 
 class TypedVerdict(Planted):
