@@ -344,10 +344,10 @@ class Training:
             )
 
     def _wait_while_held(self, step: int) -> None:
-        if self._control.held:
+        if self._control.held(step):
             self._read_behind()
             self._writer.event("held", step)
-            self._control.wait_while_held()
+            self._control.wait_while_held(step)
             self._since = self._clock.mark()
 
     def _poison_if_told(self, step: int) -> None:

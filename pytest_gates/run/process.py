@@ -101,13 +101,12 @@ class RunProcess:
             self._server.send(end=self._id, grace_s=GRACE_S)
             self._until, self._timeout_s = None, self._limit_s
 
-    def hold(self) -> None:
-        """Let the run stop before its next step; it says the event `held` then."""
-        (self._staging / "control" / "hold").touch()
-
-    def release(self) -> None:
-        """Let a run go on that was held."""
-        (self._staging / "control" / "hold").unlink(missing_ok=True)
+    def hold_before(self, step: int) -> None:
+        """Let the run go on up to a step, and stop before it; it says the event `held` then."""
+        hold = self._staging / "control" / "hold"
+        draft = hold.with_suffix(".draft")  # the run must never read half a number
+        draft.write_text(str(step), encoding="utf-8")
+        draft.replace(hold)
 
     def abandon(self) -> None:
         """End the run, whatever it does."""

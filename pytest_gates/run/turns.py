@@ -12,18 +12,17 @@ TURN_STEPS = 5
 
 
 class Turn:
-    """Counts what a run says: its steps, and that it stands still."""
+    """Hears from a run that it stands still."""
 
     def __init__(self, pass_on: OnLine | None) -> None:
         self._pass_on = pass_on
-        self.steps = 0
-        self.stands = 0
-        """How often it has stopped because it was held."""
+        self.stands_before: int | None = None
+        """The step that the run waits to be let into; None while it goes on."""
 
     def __call__(self, line: Mapping[str, Any]) -> None:
         """One telemetry line of the run."""
-        self.steps += line.get("kind") == "step"
-        self.stands += line.get("event") == "held"
+        if line.get("event") == "held":
+            self.stands_before = line.get("step")
         if self._pass_on is not None:
             self._pass_on(line)
 
@@ -38,7 +37,7 @@ def take_turns(runs: Sequence[tuple[RunProcess, Turn]], turn_steps: int) -> None
         _until(runs, lambda: runs[0][0].over)
         return
     for process, turn in runs:
-        _until(runs, lambda p=process, t=turn: p.over or t.stands > 0)  # type: ignore[misc]
+        _until(runs, lambda p=process, t=turn: p.over or t.stands_before is not None)  # type: ignore[misc]
     while going := [(process, turn) for process, turn in runs if not process.over]:
         for process, turn in going:
             _go(runs, process, turn, turn_steps)
@@ -47,11 +46,10 @@ def take_turns(runs: Sequence[tuple[RunProcess, Turn]], turn_steps: int) -> None
 def _go(
     runs: Sequence[tuple[RunProcess, Turn]], process: RunProcess, turn: Turn, turn_steps: int
 ) -> None:
-    steps, stands = turn.steps + turn_steps, turn.stands
-    process.release()
-    _until(runs, lambda: process.over or turn.steps >= steps)
-    process.hold()
-    _until(runs, lambda: process.over or turn.stands > stands)
+    assert turn.stands_before is not None, "a run that goes on has no turn to take"
+    until, turn.stands_before = turn.stands_before + turn_steps, None
+    process.hold_before(until)
+    _until(runs, lambda: process.over or turn.stands_before is not None)
 
 
 def _until(runs: Sequence[tuple[RunProcess, Turn]], reached: Callable[[], bool]) -> None:

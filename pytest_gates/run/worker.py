@@ -276,7 +276,7 @@ class Worker:
         try:
             for one in watched:
                 if len(watched) > 1:
-                    one.process.hold()
+                    one.process.hold_before(0)
                 one.process.start(one.observe, timeout_s)
             take_turns([(one.process, one.turn) for one in watched], turn_steps)
         except RunError:  # the forkserver is dead; the next run starts another one
