@@ -9,13 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from pytest_gates.model import device, probe
 from pytest_gates.model.config import ProbeRun, Request
 from pytest_gates.model.device import DeviceRequest
-from pytest_gates.model.seams import Seams
+from pytest_gates.model.seams import CLEAN, Seams
 from pytest_gates.model.writer import TelemetryWriter
 
 GRAMMAR = {"name": "device_grammar", "examples": 80}
@@ -26,9 +25,9 @@ def _request(tmp_path: Path, **declared: Any) -> Request:
     return Request(run=run, root=str(tmp_path), cache=str(tmp_path))
 
 
-def _probed(tmp_path: Path, **declared: Any) -> list[dict[str, Any]]:
+def _probed(tmp_path: Path, seams: Seams = CLEAN, **declared: Any) -> list[dict[str, Any]]:
     with TelemetryWriter(tmp_path) as writer:
-        probe.run(_request(tmp_path, **declared), writer)
+        probe.run(_request(tmp_path, **declared), writer, seams)
     return _read(tmp_path)
 
 
@@ -72,16 +71,13 @@ def test_a_declared_property_is_searched(tmp_path: Path) -> None:
     assert found["counterexample"] is None
 
 
-def test_a_broken_parser_in_the_program_itself_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_parser_in_the_program_itself_is_found(tmp_path: Path) -> None:
     intact = device.parse_device
 
     def forgiving(name: str) -> DeviceRequest:
         return intact(name.strip())
 
-    monkeypatch.setattr(device, "parse_device", forgiving)
-    lines = _probed(tmp_path, properties=[GRAMMAR])
+    lines = _probed(tmp_path, Seams(parse_device=forgiving), properties=[GRAMMAR])
     (found,) = (line for line in lines if line["kind"] == "property")
     assert found["counterexample"] == {"name": "cpu\n", "parsed": "cpu", "expected": "refused"}
 

@@ -55,7 +55,7 @@ class Execution:
     @property
     def companions(self) -> tuple[Execution, ...]:
         """The executions of its group, itself among them; itself alone without a group."""
-        if self.group is None:
+        if not self.members:
             return (self,)
         return tuple(
             Execution(run, fault, self.repetition, self.group, self.members)

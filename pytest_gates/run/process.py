@@ -77,13 +77,13 @@ class RunProcess:
         """
         self.started = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._observe, self._limit_s = observe, timeout_s
-        self._until = None if timeout_s is None else time.monotonic() + timeout_s
         self._server.send(
             id=self._id,
             request=str(self._staging / "run.json"),
             out=str(self._staging / "out"),
             log=str(self._staging / "log.txt"),
         )
+        self._until = None if timeout_s is None else time.monotonic() + timeout_s
 
     @property
     def over(self) -> bool:
