@@ -15,7 +15,8 @@ from pydantic import BaseModel
 
 from pytest_gates.checks import CHECKS
 from pytest_gates.checks.base import Verdict
-from pytest_gates.contract.load import CHECK_KINDS, FAULT_NAMES
+from pytest_gates.contract.falsifiers import FAULT_NAMES
+from pytest_gates.contract.load import CHECK_KINDS
 from pytest_gates.contract.models import Expectation, GpuRow, Waiver
 from pytest_gates.contract.runs import DRIVERS
 from pytest_gates.evidence import CONTAMINATING_REASONS

@@ -6,19 +6,21 @@ import torch
 
 from pytest_gates.model.census import parameter_sha256
 from pytest_gates.model.config import ForwardRun, PretrainRun
+from pytest_gates.model.seams import Seams
 from pytest_gates.model.transformer import Transformer, initialised
 from pytest_gates.model.writer import TelemetryWriter
 
 
 def built(
-    run: PretrainRun | ForwardRun, device: torch.device, writer: TelemetryWriter
+    run: PretrainRun | ForwardRun, device: torch.device, writer: TelemetryWriter, seams: Seams
 ) -> Transformer:
     """Build the model from the run's seed, and say its facts and the event `model_built`.
 
     Facts: `parameters` (each storage counted once), `tied` (whether the output projection is the
     embedding's own storage), `parameter_dtype`, `compute_dtype`, `param_sha256_initial`.
     """
-    model = initialised(run.architecture, device, run.seed)
+    model = initialised(run.architecture, device, seams.seed(run.seed))
+    seams.edit_model(model)
     parameters = list(model.parameters())
     count = sum(p.numel() for p in parameters)
     writer.fact("parameters", count)

@@ -53,6 +53,23 @@ def parameter_sha256(model: nn.Module) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+_CHECKSUM_BITS = 52
+"""A double, and so a JSON number, holds every integer of so many bits."""
+
+
+def checksum(model: nn.Module) -> Tensor:
+    """A checksum of the parameters' bits, computed where they lie; an integer below 2^52.
+
+    Bits are summed as integers, so the order of the sum, which a device may choose, has no effect.
+    One flipped bit changes it; a permutation within one tensor does not, which `parameter_sha256`
+    sees.
+    """
+    parameters = [p.detach() for p in model.parameters()]
+    sums = torch.stack([p.view(torch.int32).sum(dtype=torch.int64) for p in parameters])
+    odd = torch.arange(1, 2 * len(parameters), 2, device=sums.device)
+    return torch.remainder((sums * odd).sum(), 2**_CHECKSUM_BITS)
+
+
 def _tensor_sha256(tensor: Tensor) -> str:
     plain = tensor.detach().contiguous().cpu().flatten().view(torch.uint8)
     return hashlib.sha256(plain.numpy().data).hexdigest()

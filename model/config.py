@@ -6,166 +6,55 @@ process reads, so a field is defined once.
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal, Self
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     StrictBool,
-    StrictFloat,
     StrictInt,
     StrictStr,
+    WithJsonSchema,
     model_validator,
 )
 
+from pytest_gates.model.architecture import (
+    BYTES_VOCAB,
+    PRESETS,
+    TOKENIZER_GRAMMAR,
+    Architecture,
+    Data,
+    tokenizer_vocab,
+)
 from pytest_gates.model.device import DEVICE_GRAMMAR
 from pytest_gates.model.misfit import MisfitError
-
-# Integers stay below 2^53, where JSON keeps them exact: a run's hash stands on its JSON.
-Count = Annotated[StrictInt, Field(ge=1, lt=2**53)]
-Index = Annotated[StrictInt, Field(ge=0, lt=2**53)]
-Positive = Annotated[StrictFloat | StrictInt, Field(gt=0, lt=2**53, allow_inf_nan=False)]
-Fraction = Annotated[StrictFloat, Field(gt=0, lt=1, allow_inf_nan=False)]
-NotNegative = Annotated[StrictFloat | StrictInt, Field(ge=0, lt=2**53, allow_inf_nan=False)]
-
-
-class Settings(BaseModel):
-    """Base of every declared thing: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Architecture(Settings):
-    """A Llama-family decoder: RMSNorm, RoPE, grouped-query attention, SwiGLU (arXiv:2302.13971)."""
-
-    hidden: Count
-    """Width of the residual stream."""
-    layers: Count
-    """Number of transformer blocks."""
-    heads: Count
-    """Query heads."""
-    kv_heads: Count
-    """Key and value heads; divides `heads` (arXiv:2305.13245)."""
-    intermediate: Count
-    """Width of the feed-forward layer."""
-    vocab: Count
-    """Size of the vocabulary."""
-    rope_theta: Positive = 10_000.0
-    """Base of the rotary position embedding (arXiv:2104.09864)."""
-    norm_eps: Positive = 1e-5
-    """Epsilon of RMSNorm (arXiv:1910.07467)."""
-    tied: StrictBool = False
-    """Whether the output projection is the embedding's own storage."""
-
-    @model_validator(mode="after")
-    def _divides(self) -> Self:
-        if self.hidden % self.heads:
-            raise ValueError(f"hidden {self.hidden} is not divisible by heads {self.heads}")
-        if self.heads % self.kv_heads:
-            raise ValueError(f"heads {self.heads} is not divisible by kv_heads {self.kv_heads}")
-        if self.head_dim % 2:
-            raise ValueError(f"hidden / heads = {self.head_dim} is odd; RoPE rotates pairs")
-        return self
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one head."""
-        return self.hidden // self.heads
-
-    @property
-    def block_parameters(self) -> int:
-        """Parameters of one block: q, k, v, o, gate, up, down and two norms."""
-        attention = 2 * self.hidden * self.hidden + 2 * self.hidden * self.kv_heads * self.head_dim
-        return attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
-
-    @property
-    def parameters(self) -> int:
-        """All parameters, each storage counted once."""
-        embedding = self.vocab * self.hidden
-        ends = embedding if self.tied else 2 * embedding
-        return ends + self.layers * self.block_parameters + self.hidden
-
-    @property
-    def training_bytes(self) -> int:
-        """Fewest bytes of a training run's state: fp32 masters and the two moments of AdamW.
-
-        Gradients may be freed between steps, and activations depend on the implementation, so
-        neither is counted.
-        """
-        return 12 * self.parameters
-
-    def flops_per_token(self, seq_len: int) -> int:
-        """Fewest floating-point operations a token costs, forward and backward.
-
-        Six a matmul parameter (arXiv:2001.08361, table 1) and, for causal attention, half of the
-        12 * layers * hidden * seq_len of arXiv:2204.02311, appendix B. The embedding lookup is
-        no matmul; the output projection is one, tied or not.
-        """
-        matmul = self.layers * (self.block_parameters - 2 * self.hidden) + self.vocab * self.hidden
-        return 6 * matmul + 6 * self.layers * self.hidden * seq_len
-
-
-PRESETS: dict[str, Architecture] = {
-    "llama-1m": Architecture(
-        hidden=128, layers=5, heads=4, kv_heads=2, intermediate=352, vocab=256
-    ),
-    "llama-10m": Architecture(
-        hidden=320, layers=8, heads=8, kv_heads=4, intermediate=864, vocab=256
-    ),
-    "llama-370m": Architecture(
-        hidden=1024, layers=24, heads=16, kv_heads=4, intermediate=2816, vocab=50257
-    ),
-}
-"""Named architectures: ~1M and ~10M parameters over bytes for CPUs, 373,509,120 for GPUs."""
-
-TOKENIZER_GRAMMAR = re.compile(r"bytes|bpe-[1-9][0-9]{2,5}")
-BYTES_VOCAB = 256
-
-
-def tokenizer_vocab(tokenizer: str) -> int:
-    """Number of ids the tokenizer `bytes` or `bpe-N` can produce."""
-    return BYTES_VOCAB if tokenizer == "bytes" else int(tokenizer.removeprefix("bpe-"))
-
-
-class Data(Settings):
-    """The text a run trains on: a corpus with a tokenizer, or token shards."""
-
-    corpus: Literal["python-stdlib"] | None = None
-    """`python-stdlib`: the sources of the running Python's own standard library."""
-    tokenizer: Annotated[StrictStr, Field(pattern=r"^(bytes|bpe-[1-9][0-9]{2,5})$")] = "bytes"
-    """`bytes`, or `bpe-N`: a byte-level BPE of N ids trained on the corpus and cached."""
-    shards: tuple[StrictStr, ...] = ()
-    """Paths of `.bin` token shards (raw or with llm.c's header), relative to the project."""
-    shard_dtype: Literal["uint16", "uint32"] = "uint16"
-    """Type of a token in the shards."""
-    validation: Fraction = 0.05
-    """Share of the tokens that is held out for validation, taken from the end."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if bool(self.shards) == (self.corpus is not None):
-            raise ValueError("give either corpus or shards")
-        return self
-
-
-class Optimizer(Settings):
-    """AdamW (arXiv:1711.05101) under linear warm-up and cosine decay (arXiv:1608.03983)."""
-
-    lr: Positive = 1e-3
-    """Peak learning rate."""
-    min_lr_ratio: NotNegative = 0.1
-    """Final learning rate as a share of the peak."""
-    warmup_steps: Index = 10
-    """Steps of linear warm-up."""
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.95
-    eps: Positive = 1e-8
-    weight_decay: NotNegative = 0.1
-    """Applied to matrices only, never to norms."""
-    clip: Positive = 1.0
-    """Largest global gradient norm; larger gradients are scaled down to it."""
+from pytest_gates.model.searches import (
+    Causality,
+    DeviceGrammarProperty,
+    ModelProperty,
+    RuleProperty,
+)
+from pytest_gates.model.settings import (
+    Count,
+    Fraction,
+    Index,
+    NotNegative,
+    Positive,
+    Settings,
+)
+from pytest_gates.model.training import (
+    FINETUNE_CAP,
+    REGIMES,
+    EarlyStopping,
+    Kill,
+    NonFinite,
+    Optimizer,
+    Regime,
+    Stimulus,
+    ValidationLoss,
+    with_regime,
+)
 
 
 class Host(Settings):
@@ -173,43 +62,6 @@ class Host(Settings):
 
     cuda: Literal["any", "hidden", "visible"] = "any"
     """`hidden` hides every CUDA device from the process; `visible` needs at least one."""
-
-
-class Kill(Settings):
-    """Stimulus: the process gets SIGKILL when `step` has been launched."""
-
-    kind: Literal["kill"]
-    step: Index
-
-
-class NonFinite(Settings):
-    """Stimulus: the loss of `step` becomes NaN before the backward pass."""
-
-    kind: Literal["nan"]
-    step: Index
-
-
-Stimulus = Annotated[Kill | NonFinite, Field(discriminator="kind")]
-
-
-class Causality(Settings):
-    """Property: tokens after position j never change the logits up to j."""
-
-    name: Literal["causality"]
-    examples: Count = 20
-    """Sequences that are tried."""
-    length: Annotated[StrictInt, Field(ge=2)] = 24
-    """Longest sequence, in tokens."""
-    atol: NotNegative = 0.0
-    """Largest difference of a logit that still counts as unchanged."""
-
-
-class DeviceGrammarProperty(Settings):
-    """Property: the device parser accepts exactly `cpu|cuda(:[0-9]|:1[0-5])?|auto`."""
-
-    name: Literal["device_grammar"]
-    examples: Count = 500
-    """Strings that are tried in each direction."""
 
 
 DeviceName = Annotated[StrictStr, Field(pattern=DEVICE_GRAMMAR)]
@@ -251,6 +103,15 @@ class _Modelled(_Executed):
         return PRESETS[self.model] if isinstance(self.model, str) else self.model
 
 
+class Resume(Settings):
+    """Continue another run of the contract from one of its checkpoints."""
+
+    run: Annotated[PretrainRun, WithJsonSchema({"type": "string"})]
+    """The run that is continued; in a contract its name."""
+    epoch: Index | Literal["last"] = "last"
+    """The epoch whose checkpoint is read; `last` is the last that run finished."""
+
+
 class PretrainRun(_Modelled):
     """A training run of the built-in trainer."""
 
@@ -265,12 +126,41 @@ class PretrainRun(_Modelled):
     """Optimizer steps."""
     optimizer: Optimizer = Optimizer()
     """Optimizer and schedule."""
+    micro_batches: Count | tuple[Count, ...] = 1
+    """Gradient accumulation: how many equal parts a batch has, or the sequences of each part."""
+    epochs: Count | None = None
+    """Most epochs; the steps must be reached within them."""
     validate_every: Index = 0
-    """Steps between validations; 0 validates once, at the end."""
+    """Steps of an epoch, which ends with a validation; 0: a pass over the data if `epochs` is
+    given, else the whole run."""
     validation_batches: Index = 4
     """Batches a validation reads; 0 switches validation off."""
+    early_stopping: EarlyStopping | None = None
+    """When the run ends for want of progress."""
+    regime: Annotated[
+        Regime | None,
+        WithJsonSchema({"anyOf": [{"type": "string", "enum": list(REGIMES)}, {"type": "null"}]}),
+    ] = None
+    """`finetune` or `from_scratch`: sets learning rate, warm-up and target together."""
+    target_val_loss: Positive | None = None
+    """Validation loss at which the run has reached its target."""
+    on_data_end: Literal["cycle", "halt"] = "cycle"
+    """When every window has been read: begin again in another order, or end the run."""
+    checkpoint: Literal["never", "epoch"] = "never"
+    """Whether each finished epoch is kept."""
+    resume: Resume | None = None
+    """The checkpoint of another run to continue from."""
+    statistics: tuple[Index, ...] = ()
+    """Steps of which every parameter's statistics are told."""
+    anatomy: Annotated[StrictInt, Field(ge=0, le=1000)] = 0
+    """Steps, the run's last ones, that are taken apart: a time for each part, and each kernel."""
     stimulus: Stimulus | None = None
     """A condition that the claim itself is about."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _regime(cls, declared: object) -> object:
+        return with_regime(declared) if isinstance(declared, dict) else declared
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -288,7 +178,58 @@ class PretrainRun(_Modelled):
                 f"the run of {self.steps}; shorten `optimizer: {{warmup_steps: ...}}`",
                 "steps",
             )
+        if self.epochs is not None and 0 < self.epochs * self.validate_every < self.steps:
+            raise ValueError(
+                f"{self.epochs} epochs of {self.validate_every} steps reach "
+                f"{self.epochs * self.validate_every} steps, the run asks for {self.steps}"
+            )
+        for text in (*self._undivided(), *self._unreachable()):
+            raise ValueError(text)
         return self
+
+    def _undivided(self) -> Iterator[str]:
+        parts = self.micro_batches
+        if isinstance(parts, int) and self.batch_size % parts:
+            yield f"batch_size {self.batch_size} does not divide into {parts} micro-batches"
+        if isinstance(parts, tuple) and sum(parts) != self.batch_size:
+            sizes = " + ".join(map(str, parts)) or "none"
+            yield f"micro_batches {sizes} make {sum(parts)} sequences, batch_size is " + str(
+                self.batch_size
+            )
+
+    def _unreachable(self) -> Iterator[str]:
+        if self.validation_batches == 0:
+            for name, asked in (
+                ("early_stopping", self.early_stopping is not None),
+                ("checkpoint", self.checkpoint != "never"),
+                ("target_val_loss", self.target_val_loss is not None and self.regime is None),
+                ("stimulus val_loss", isinstance(self.stimulus, ValidationLoss)),
+            ):
+                if asked:
+                    yield f"{name} needs validations; validation_batches is 0"
+        late = [step for step in self.statistics if step >= self.steps]
+        if isinstance(self.stimulus, Kill | NonFinite) and self.stimulus.step >= self.steps:
+            late.append(self.stimulus.step)
+        if late:
+            yield f"step {late[0]} lies beyond the run's {self.steps} steps"
+        if self.anatomy > self.steps:
+            yield f"anatomy of {self.anatomy} steps is longer than the run of {self.steps}"
+        if self.resume is not None and self.resume.run.checkpoint == "never":
+            yield "the run that is resumed keeps no checkpoint; give it `checkpoint: epoch`"
+
+    @property
+    def micro_sizes(self) -> tuple[int, ...]:
+        """Sequences of each micro-batch."""
+        if isinstance(self.micro_batches, tuple):
+            return self.micro_batches
+        return (self.batch_size // self.micro_batches,) * self.micro_batches
+
+    @property
+    def first_val_cap(self) -> float:
+        """Largest loss of the first validation, in nats: twice a uniform guess's from scratch."""
+        if self.regime is not None and self.regime.name == "finetune":
+            return FINETUNE_CAP
+        return 2 * math.log(self.architecture.vocab)
 
     @property
     def tokens_per_step(self) -> int:
@@ -312,7 +253,7 @@ class ForwardRun(_Modelled):
     driver: Literal["forward"]
     prompt: Annotated[StrictStr, Field(min_length=1, max_length=100_000)] = "def main():\n"
     """Text that is fed, tokenised by bytes."""
-    properties: tuple[Causality, ...] = ()
+    properties: tuple[ModelProperty, ...] = ()
     """Properties to search for a counterexample."""
 
     @model_validator(mode="after")
@@ -329,7 +270,7 @@ class ProbeRun(_Executed):
     """No model at all: what the machine offers, and properties of the program's own rules."""
 
     driver: Literal["probe"]
-    properties: tuple[DeviceGrammarProperty, ...] = ()
+    properties: tuple[RuleProperty, ...] = ()
     """Properties to search for a counterexample."""
 
 
@@ -398,6 +339,8 @@ class Request(Settings):
     fault: dict[str, object] | None = None
     """The injected fault, resolved before anything is built; see `faults`."""
     repetition: Index = 0
+    known: dict[str, tuple[dict[str, Any], ...]] = Field(default_factory=dict)
+    """Counterexamples that earlier runs found, by property; they are tried first."""
     allocations_mib: tuple[Count, ...] = ()
     """Sizes to allocate on the device one after the other, for the witness to see (layer L3b)."""
     control: StrictStr | None = None
@@ -406,3 +349,40 @@ class Request(Settings):
     """The project's root, for shard paths."""
     cache: StrictStr
     """Folder for tokenised corpora."""
+    resume_from: StrictStr | None = None
+    """Folder of the checkpoints of the run that is resumed."""
+
+
+__all__ = [
+    "BYTES_VOCAB",
+    "PRESETS",
+    "TOKENIZER_GRAMMAR",
+    "Architecture",
+    "Causality",
+    "Count",
+    "Data",
+    "Declared",
+    "DeclaredHost",
+    "DeviceGrammarProperty",
+    "ExecutedRun",
+    "ForwardRun",
+    "Fraction",
+    "Host",
+    "Index",
+    "Kill",
+    "ModelName",
+    "ModelProperty",
+    "NonFinite",
+    "NotNegative",
+    "Optimizer",
+    "Positive",
+    "PretrainRun",
+    "ProbeRun",
+    "RecordedFile",
+    "RecordedRun",
+    "Request",
+    "Resume",
+    "RuleProperty",
+    "Run",
+    "Settings",
+]

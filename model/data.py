@@ -9,7 +9,7 @@ import hashlib
 import os
 import sysconfig
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,7 +18,8 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from pytest_gates.model.config import Data, PretrainRun, tokenizer_vocab
+from pytest_gates.model.architecture import Data, tokenizer_vocab
+from pytest_gates.model.config import PretrainRun
 from pytest_gates.model.telemetry import RunRefusedError
 
 Stream = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32]
@@ -126,24 +127,39 @@ class Windows:
 class Batches:
     """Windows in an order drawn anew from the seed for each pass over the data."""
 
-    def __init__(self, windows: Windows, *, batch_size: int, vocab: int, seed: int) -> None:
+    def __init__(
+        self,
+        windows: Windows,
+        *,
+        batch_size: int,
+        vocab: int,
+        seed: int,
+        end_step: int | None = None,
+    ) -> None:
+        """Deal out the windows; with `end_step` no more of them than the steps before it read."""
         assert windows.count
+        limit = windows.count if end_step is None else end_step * batch_size
         self._windows = windows
+        self._count = min(windows.count, limit)
+        self._kept = np.arange(windows.count)
         self._batch_size = batch_size
         self._vocab = vocab
         self._seed = seed
         self._orders: dict[int, NDArray[np.int64]] = {}
         self._read = hashlib.sha256()
+        if self._count < windows.count:  # data that ends are the first of data that do not
+            self._kept = np.sort(self._shuffled(0, self._kept)[: self._count])
+            self._orders[0] = self._shuffled(0, np.arange(windows.count))[: self._count]
 
     @property
     def cycles_at(self) -> int:
         """The first step that reads a window a second time."""
-        return self._windows.count // self._batch_size
+        return self._count // self._batch_size
 
     @property
     def tokens_per_pass(self) -> int:
         """Tokens fed before anything is read again."""
-        return self._windows.count * self._windows.seq_len
+        return self._count * self._windows.seq_len
 
     @property
     def sha256(self) -> str:
@@ -157,7 +173,7 @@ class Batches:
             RunRefusedError: CONFIG_REFUSED, a token lies outside the model's vocabulary.
         """
         drawn = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
-        passes, places = np.divmod(drawn, self._windows.count)
+        passes, places = np.divmod(drawn, self._count)
         indices = np.array([self._order(int(p))[i] for p, i in zip(passes, places, strict=True)])
         tokens = self._windows.read(indices)
         refuse_beyond(tokens, self._vocab, f"step {step}")
@@ -168,9 +184,29 @@ class Batches:
         if turn not in self._orders:
             # A batch may straddle two passes; older ones are never asked for again.
             self._orders = {k: v for k, v in self._orders.items() if k == turn - 1}
-            generator = np.random.default_rng([self._seed, turn])
-            self._orders[turn] = generator.permutation(self._windows.count)
+            self._orders[turn] = self._shuffled(turn, self._kept)
         return self._orders[turn]
+
+    def _shuffled(self, turn: int, windows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.random.default_rng([self._seed, turn]).permutation(windows)
+
+
+def data_hash(tokens: NDArray[np.int64]) -> int:
+    """The first 48 bits of the BLAKE2b hash of a batch, as little-endian uint32."""
+    digest = hashlib.blake2b(tokens.astype("<u4").tobytes(), digest_size=6).digest()
+    return int.from_bytes(digest, "big")
+
+
+def position(run: PretrainRun, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What fixes the data of every step: a run continues another where all of it is the same."""
+    return {
+        "seed": run.seed,
+        "seq_len": run.seq_len,
+        "batch_size": run.batch_size,
+        "train_tokens": facts["train_tokens"],
+        "corpus_sha256": facts.get("corpus_sha256"),
+        "tokenizer": facts["tokenizer"],
+    }
 
 
 def refuse_beyond(tokens: NDArray[np.int64], vocab: int, where: str) -> None:

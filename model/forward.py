@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,15 +19,13 @@ from torch.nn.attention import sdpa_kernel
 from pytest_gates.model.built import built, compute_dtype
 from pytest_gates.model.config import ForwardRun, Request
 from pytest_gates.model.control import Control
-from pytest_gates.model.seams import Seams
+from pytest_gates.model.seams import CLEAN, Seams
 from pytest_gates.model.transformer import Observe, Transformer, attention_backend
 from pytest_gates.model.writer import TelemetryWriter
 
 
-def run(request: Request, device: torch.device, writer: TelemetryWriter, _seams: Seams) -> None:
+def run(request: Request, device: torch.device, writer: TelemetryWriter, seams: Seams) -> None:
     """Feed the prompt and search the declared properties; a normal return is status COMPLETED.
-
-    A pass has no seam of its own: the device, the only one, is resolved by now.
 
     Raises:
         torch.OutOfMemoryError: the device's memory ran out.
@@ -34,15 +33,15 @@ def run(request: Request, device: torch.device, writer: TelemetryWriter, _seams:
     declared = request.run
     assert isinstance(declared, ForwardRun)
     Control(request.control).show_allocations(request.allocations_mib, device, writer)
-    model = built(declared, device, writer).eval()
+    model = built(declared, device, writer, seams).eval()
     dtype = compute_dtype(declared.dtype, device)
-    backend = attention_backend(declared.architecture, device, dtype)
+    backend = seams.attention(attention_backend(declared.architecture, device, dtype))
     writer.fact("attention_backend", backend.name)
     with sdpa_kernel(backend):
         path = ForwardPath(model, device, dtype)
         trace(path, list(declared.prompt.encode()), writer)
         if declared.properties:
-            search_properties(path, declared, writer)
+            search_properties(path, declared, writer, request.known, seams)
 
 
 class ForwardPath:
@@ -51,14 +50,23 @@ class ForwardPath:
     def __init__(self, model: Transformer, device: torch.device, dtype: torch.dtype) -> None:
         self._model, self._device, self._dtype = model, device, dtype
 
-    @torch.no_grad()
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Parameters by their names."""
+        return dict(self._model.named_parameters())
+
     def __call__(self, tokens: Sequence[int], observe: Observe | None = None) -> Tensor:
         """Logits of shape (T, V), on the device, for T tokens."""
-        batch = torch.tensor([tokens], dtype=torch.int64, device=self._device)  # 1 T
+        return self.batch([tokens], observe)[0]
+
+    @torch.no_grad()
+    def batch(self, sequences: Sequence[Sequence[int]], observe: Observe | None = None) -> Tensor:
+        """Logits of shape (B, T, V), on the device, for B sequences of one length T."""
+        batch = torch.tensor(sequences, dtype=torch.int64, device=self._device)  # B T
         low = self._dtype != torch.float32
         with torch.autocast(self._device.type, self._dtype, enabled=low):
-            logits: Tensor = self._model(batch, observe)  # 1 T V
-        return logits[0]
+            logits: Tensor = self._model(batch, observe)  # B T V
+        return logits
 
 
 def trace(path: ForwardPath, tokens: list[int], writer: TelemetryWriter) -> None:
@@ -82,13 +90,24 @@ def trace(path: ForwardPath, tokens: list[int], writer: TelemetryWriter) -> None
     writer.fact("prompt_loss", loss)
 
 
-def search_properties(path: ForwardPath, declared: ForwardRun, writer: TelemetryWriter) -> None:
-    """Search each declared property of the path for a counterexample."""
-    from pytest_gates.model import properties  # noqa: PLC0415 - hypothesis: only where declared
+def search_properties(
+    path: ForwardPath,
+    declared: ForwardRun,
+    writer: TelemetryWriter,
+    known: Mapping[str, Sequence[dict[str, Any]]],
+    seams: Seams = CLEAN,
+) -> None:
+    """Search each declared property of the path, beginning with what is known to have failed."""
+    # hypothesis is imported only where a property is declared
+    from pytest_gates.model.properties.of_models import OF_A_MODEL, Subject  # noqa: PLC0415
+    from pytest_gates.model.properties.search import search  # noqa: PLC0415
 
+    subject = Subject(
+        declared.architecture, path, path.batch, path.weights, seams.rotary, seams.loss
+    )
     for wanted in declared.properties:
-        sought = properties.OF_A_MODEL[wanted.name](wanted, path, declared.architecture.vocab)
-        writer.property(**vars(properties.search(wanted.name, sought)))
+        sought = OF_A_MODEL[wanted.name](wanted, subject)
+        writer.property(**vars(search(wanted.name, sought, known.get(wanted.name, ()))))
 
 
 STATISTICS = ("mean", "std", "rms", "abs_max", "zeros_pct", "non_finite")

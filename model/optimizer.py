@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pytest_gates.model.config import Optimizer
+from pytest_gates.model.training import Optimizer
 
 
 def build_optimizer(model: nn.Module, settings: Optimizer, lr: Tensor) -> torch.optim.AdamW:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pytest_gates.model.config import Optimizer
+from pytest_gates.model.training import Optimizer
 
 
 def learning_rate(step: int, steps: int, optimizer: Optimizer) -> float:

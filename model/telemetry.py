@@ -1,8 +1,9 @@
 """The vocabulary of telemetry, without torch: metrics, events, statuses, and the bytes of a line.
 
 A run says of itself one JSON object a line, in `telemetry-<rank>.jsonl`. Each object has a `kind`:
-`step`, `epoch`, `event`, `fact`, `slot` or `property`. Numbers that JSON cannot write are strings:
-"NaN", "Infinity", "-Infinity"; every finite number round-trips bit for bit (shortest repr).
+`step`, `epoch`, `event`, `fact`, `slot`, `parameter` or `property`. Numbers that JSON cannot write
+are strings: "NaN", "Infinity", "-Infinity"; every finite number round-trips bit for bit (shortest
+repr).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Scope = Literal["step", "epoch", "slot"]
+Scope = Literal["step", "epoch", "slot", "parameter"]
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,31 @@ METRICS: dict[str, Metric] = {
         ),
         Metric("memory_mib", "MiB", "step", "held by the allocator (CUDA) or resident (CPU)"),
         Metric("reserved_mib", "MiB", "step", "reserved by the allocator (CUDA)"),
+        Metric("data_hash", "", "step", "first 48 bits of the BLAKE2b hash of the step's tokens"),
+        Metric(
+            "param_hash", "", "step", "checksum of the parameters after the step (deterministic)"
+        ),
+        Metric("clipped_norm", "", "step", "gradient norm after clipping (steps of `statistics`)"),
+        Metric("gap_ms", "ms", "step", "the device waits for the host before the step"),
+        Metric("data_ms", "ms", "step", "the batch is brought to the device"),
+        Metric("forward_ms", "ms", "step", "forward pass and loss"),
+        Metric("backward_ms", "ms", "step", "backward pass"),
+        Metric("clip_ms", "ms", "step", "gradient norm and clipping"),
+        Metric("optimizer_ms", "ms", "step", "optimizer's update"),
         Metric("epoch", "", "epoch", "index of the validation, from 0"),
         Metric("val_loss", "nats", "epoch", "mean cross-entropy of the held-out split"),
         Metric("val_tokens", "tokens", "epoch", "tokens of the held-out split that were read"),
+        Metric("epoch_loss", "nats", "epoch", "mean training loss of the epoch's last 100 steps"),
+        Metric("train_ppl", "", "epoch", "exp of epoch_loss"),
+        Metric("val_ppl", "", "epoch", "exp of val_loss"),
+        Metric("tokens_seen", "tokens", "epoch", "training tokens read since the run began"),
+        Metric("epoch_s", "s", "epoch", "time of the epoch, its validation included"),
+        Metric("grad_norm_max", "", "epoch", "largest gradient norm of the epoch's steps"),
+        Metric("gradient_norm", "", "parameter", "norm of the parameter's gradient, clipped"),
+        Metric("gradient_zeros_pct", "%", "parameter", "share of exact zeros in its gradient"),
+        Metric("weight_mean", "", "parameter", "mean of the parameter before the update"),
+        Metric("weight_std", "", "parameter", "its standard deviation before the update"),
+        Metric("update_norm", "", "parameter", "norm of what the step added to the parameter"),
         Metric("layer", "", "slot", "index of the block, from 0; -1 for what lies outside blocks"),
         Metric("mean", "", "slot", "mean of the slot's activations"),
         Metric("std", "", "slot", "standard deviation of the slot's activations"),
@@ -64,6 +87,13 @@ EVENTS: dict[str, str] = {
     "training_started": "the first step is about to be launched",
     "data_cycled": "the training data wrapped around (once)",
     "non_finite": "a loss or gradient norm was not finite (once)",
+    "held": "the run stands before this step until the process outside lets it go on",
+    "data_ended": "every window was read and the run was told to halt there",
+    "target_reached": "the validation loss is at its target (once)",
+    "stopped_early": "no better validation loss for as many epochs as are borne",
+    "diverged": "a validation loss left its bound",
+    "checkpoint_saved": "an epoch's checkpoint is on disk in full",
+    "checkpoint_loaded": "the state of another run was read",
     "stimulus_applied": "the declared stimulus took effect",
     "run_finished": "the run came to its own end",
 }

@@ -26,6 +26,8 @@ class TelemetryWriter:
             started_ns: `time.monotonic_ns()` at the start of the process; None: now.
         """
         self._started_ns = time.monotonic_ns() if started_ns is None else started_ns
+        self.folder = out
+        """The run's folder."""
         # Line buffering hands each finished line to the kernel: one write a step.
         self._file = (out / f"telemetry-{rank}.jsonl").open("x", buffering=1, encoding="utf-8")
 
@@ -40,6 +42,10 @@ class TelemetryWriter:
     def slot(self, *, layer: int, slot: str, **values: float | None) -> None:
         """Say the statistics of one slot of one layer; layer -1 lies outside the blocks."""
         self._write({"kind": "slot", "layer": layer, "slot": slot, **values})
+
+    def parameter(self, *, step: int, layer: int, name: str, **values: float | None) -> None:
+        """Say the statistics of one parameter at one step; layer -1 lies outside the blocks."""
+        self._write({"kind": "parameter", "step": step, "layer": layer, "name": name, **values})
 
     def event(self, event: str, step: int | None = None, **detail: Any) -> None:
         """Say that something happened; `event` is one of `telemetry.EVENTS`.

@@ -75,6 +75,8 @@ class Result:
     suspect: tuple[str, ...] = ()
     """What the verdict depends on and has changed since its record was made."""
     binds_to: str = ""
+    attack: bool = False
+    """A falsifier that forged evidence: it shows nothing about the gate's own checks."""
     seen: str = ""
     """SHA-256 of the contract's text as it was judged."""
     proposed: Mapping[str, Any] | None = None
@@ -105,7 +107,7 @@ class Result:
 def armed_by_session(results: Sequence[Result]) -> list[Result]:
     """The results, gates that a falsifier of this session saw red with its name."""
     caught = {(one.contract, one.binds_to): one.subject
-              for one in results if one.status is Status.CAUGHT}  # fmt: skip
+              for one in results if one.status is Status.CAUGHT and not one.attack}  # fmt: skip
     return [
         replace(one, armed_by=one.armed_by or (caught[one.contract, one.subject],))
         if (one.contract, one.subject) in caught

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from pytest_gates.attacks import carry_out
 from pytest_gates.attempts import note_attempt
 from pytest_gates.audit import evidence_of, foundation
 from pytest_gates.checks.base import Verdict
@@ -19,8 +20,9 @@ from pytest_gates.contract.unique import Declared
 from pytest_gates.errors import RunError
 from pytest_gates.evidence import Evidence
 from pytest_gates.evidence_store import read_evidence
+from pytest_gates.falsify import Pair, expected_outcome, not_caught, why
 from pytest_gates.ledger import Ledger
-from pytest_gates.model.faults import Fault
+from pytest_gates.model.faults import Fault, Planted
 from pytest_gates.recording import (
     RECORDABLE,
     Draft,
@@ -49,16 +51,6 @@ if TYPE_CHECKING:
 NOTHING_EXECUTABLE = "nothing executable"
 EVIDENCE_KEPT = 64
 """Executions whose evidence stays in memory; gates of one run usually follow each other."""
-CRASHES = frozenset({"ERROR", "IO_ERROR", "OUT_OF_MEMORY", "TIMEOUT", "INTERRUPTED"})
-"""Statuses of a sabotaged run that never count as red for the expected reason."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A falsifier's two sides."""
-
-    sabotaged: EvidenceByRun
-    control: EvidenceByRun
 
 
 class GatesSession:
@@ -94,13 +86,10 @@ class GatesSession:
             status, reason = shaken
             text = plain_report(gate, status, reason)
             return replace(base, status=status, reason=reason, report=text, red=True)
-        obstacle = self._obstacle(gate)
+        obstacle = self.obstacle(gate)
         if obstacle is not None:
             return self._replay(contract, gate, base, obstacle)
-        evidence = {
-            name: tuple(self._executor.obtain(one, gate.id) for one in many)
-            for name, many in executions(gate).items()
-        }
+        evidence = self.evidence_of(gate)
         _refuse_disk_errors(gate, evidence)
         return self._judged(contract, gate, base, evidence)
 
@@ -176,7 +165,7 @@ class GatesSession:
             seen = tuple(
                 one.id
                 for one in contract.falsifiers_of(gate.id)
-                if self.falsify(contract, one).status is Status.CAUGHT
+                if one.target is not None and self.falsify(contract, one).status is Status.CAUGHT
             )
             if not seen:
                 reason = "no falsifier has seen this gate red"
@@ -193,14 +182,21 @@ class GatesSession:
         gate, fault = falsifier.gate, falsifier.fault
         if gate is None or fault is None:
             return self._blocked(base, falsifier, NOTHING_EXECUTABLE)
+        if isinstance(fault, Planted):
+            return self._attacked(contract, falsifier, base, fault)
         shaken = foundation(contract, falsifier, self.ledger, self.read)
         if shaken is not None:
             status, reason = shaken
             text = plain_report(falsifier, status, reason)
             return replace(base, status=status, reason=reason, report=text, red=True)
-        obstacle = self._obstacle(gate)
+        obstacle = self.obstacle(gate)
         if obstacle is None:
             return self._falsified(contract, falsifier, base, self._execute_pair(gate, fault))
+        return self._falsifier_replayed(contract, falsifier, base, obstacle)
+
+    def _falsifier_replayed(
+        self, contract: Contract, falsifier: Falsifier, base: Result, obstacle: str
+    ) -> Result:
         for record in self.ledger.current(contract.id, falsifier.id):
             if record.gate_hash == falsifier.hash:
                 pair = Pair(
@@ -215,13 +211,38 @@ class GatesSession:
                 return replace(result, record=record.sha)
         return self._blocked(base, falsifier, f"{obstacle}; no recorded evidence")
 
-    def _execute_pair(self, gate: Gate, fault: Fault) -> Pair:
-        def obtain(with_fault: Fault | None) -> EvidenceByRun:
-            planned = executions(gate, with_fault)
-            return {name: tuple(self._executor.obtain(one, gate.id) for one in many)
-                    for name, many in planned.items()}  # fmt: skip
+    def _attacked(
+        self, contract: Contract, falsifier: Falsifier, base: Result, fault: Planted
+    ) -> Result:
+        """Forge copies of the gate's evidence; nothing is executed beyond the gate's own runs."""
+        gate = falsifier.gate
+        assert gate and falsifier.expect
+        obstacle = self.obstacle(gate)
+        if obstacle is not None:
+            return self._blocked(base, falsifier, f"{obstacle}; there is no evidence to forge")
+        evidence = self.evidence_of(gate)
+        control = judge(gate, evidence)
+        if control.verdict is not Verdict.PASS:
+            reason = f"without the attack the gate is {control.verdict}, not pass: {why(control)}"
+        else:
+            noticed = carry_out(fault, contract, gate, evidence, self.settings)
+            if noticed.verdict == falsifier.expect.verdict:
+                return replace(
+                    base, status=Status.CAUGHT, mode=Mode.LIVE, figure=noticed.reason, attack=True
+                )
+            reason = f"the attack left the gate {noticed.verdict}: {noticed.reason}".rstrip(": ")
+        text = plain_report(falsifier, Status.SURVIVED, reason)
+        return replace(base, status=Status.SURVIVED, mode=Mode.LIVE, reason=reason, red=True,
+                       report=text)  # fmt: skip
 
-        return Pair(obtain(fault), obtain(None))
+    def evidence_of(self, gate: Gate, fault: Fault | None = None) -> EvidenceByRun:
+        """Execute what judges a gate, with a fault or clean, or read it where it was executed."""
+        planned = executions(gate, fault)
+        return {name: tuple(self._executor.obtain(one, gate.id) for one in many)
+                for name, many in planned.items()}  # fmt: skip
+
+    def _execute_pair(self, gate: Gate, fault: Fault) -> Pair:
+        return Pair(self.evidence_of(gate, fault), self.evidence_of(gate))
 
     def _falsified(
         self, contract: Contract, falsifier: Falsifier, base: Result, pair: Pair
@@ -246,10 +267,8 @@ class GatesSession:
             judge(falsifier.gate, pair.sabotaged),
             judge(falsifier.gate, pair.control),
         )
-        reason = _not_red(falsifier, pair, sabotaged, control)
-        shown = next(
-            (one for one in sabotaged.outcomes if one.check == falsifier.expect.check), None
-        )
+        reason = not_caught(falsifier, pair, sabotaged, control)
+        shown = expected_outcome(falsifier, sabotaged)
         caught = reason is None
         return replace(
             base,
@@ -301,7 +320,7 @@ class GatesSession:
         text = plain_report(declared, Status.BLOCKED, reason) if red else ""
         return replace(base, status=Status.BLOCKED, reason=reason, red=red, report=text)
 
-    def _obstacle(self, gate: Gate) -> str | None:
+    def obstacle(self, gate: Gate) -> str | None:
         """Why this session cannot execute the gate's runs, or None."""
         for run in gate.runs.values():
             if self.settings.recorded_only:
@@ -320,7 +339,7 @@ class GatesSession:
         gate = declared if isinstance(declared, Gate) else declared.gate
         if gate is None or gate.prose:
             return NOTHING_EXECUTABLE
-        obstacle = self._obstacle(gate)
+        obstacle = self.obstacle(gate)
         recorded = "replays" if self.ledger.heads(contract.id, declared.id) else "is BLOCKED:"
         how = "runs" if obstacle is None else f"{recorded} ({obstacle})"
         runs = "; ".join(f"{name}: {describe(run)}" for name, run in gate.runs.items())
@@ -354,6 +373,7 @@ class GatesSession:
         parsed = [Result.from_json(dict(one)) for one in results]
         if any(one.written for one in parsed):
             self.ledger = Ledger(self.settings.evidence)  # workers appended to it
+        self._executor.discard_artifacts()
         told = write_contracts(self.settings, self.ledger, parsed, self._as_judged)
         published = Publisher(
             self.settings, armed_by_session(parsed), self._as_judged, self.ledger, self.read
@@ -384,28 +404,3 @@ def _refuse_disk_errors(gate: Gate, evidence: EvidenceByRun) -> None:
         for one in many:
             if one.status == "IO_ERROR":
                 raise RunError(f"run {name} ended IO_ERROR: {one.reason}; nothing was recorded")
-
-
-def _not_red(
-    falsifier: Falsifier, pair: Pair, sabotaged: Judgement, control: Judgement
-) -> str | None:
-    """Why the gate does not count as seen red, or None."""
-    assert falsifier.expect
-    expect = falsifier.expect
-    if control.verdict is not Verdict.PASS:
-        return f"without the fault the gate is {control.verdict}, not pass: {_why(control)}"
-    for name, many in pair.sabotaged.items():
-        crashed = [one for one in many if one.status in CRASHES]
-        if crashed:
-            return f"the sabotaged run {name} ended {crashed[0].status}: {crashed[0].reason}"
-    if sabotaged.verdict is not Verdict.FAIL:
-        return f"with the fault the gate is {sabotaged.verdict}: {_why(sabotaged)}"
-    red = [one.check for one in sabotaged.outcomes if one.verdict is Verdict.FAIL]
-    if expect.check not in red:
-        return f"another check went red: {', '.join(red)}"
-    return None
-
-
-def _why(judgement: Judgement) -> str:
-    deciding = judgement.deciding
-    return judgement.reason or (deciding.summary if deciding else "")

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import pytest
 from project import Project
+
+if TYPE_CHECKING:
+    from training import Train
 
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
     return Project(pytester, monkeypatch)
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Train:
+    import torch
+    from training import Train
+
+    torch.set_num_threads(1)
+    return Train(tmp_path)

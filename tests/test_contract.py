@@ -493,7 +493,7 @@ def test_the_falsifier_that_the_refusals_are_made_of_is_a_good_one() -> None:
         ("ms: 3", "mss: 3", "19:32: unknown key `mss`; did you mean `ms`?"),
         ("ms: 3", "ms: 3, from_step: 200", "19:21: the fault cannot apply: from_step 200 lies "),
         ("check: finite", "check: budget", "20:21: the gate has no check `budget`; known: finite"),
-        ("check: finite", "check: finite, verdict: pass", "20:38: `verdict`: expected 'fail'; "),
+        ("check: finite", "check: finite, verdict: pass", "20:38: `verdict`: expected 'fail', "),
         ("expect: {check: finite}", "shorten: 3", "20:14: "),
         ("binds_to", "bind_to", "18:5: unknown key `bind_to`; did you mean `binds_to`?"),
     ],

@@ -34,13 +34,13 @@ class Driver:
     error: Exception | None = None
     during: Callable[[], None] = lambda: None
 
-    def __call__(self, bench: Bench, execution: Execution, holder: str) -> Path:
+    def __call__(self, bench: Bench, execution: Execution, holder: str) -> list[Path]:
         self.executed.append(execution)
         self.during()
         if self.error is not None:
             raise self.error
         assert isinstance(execution.run, PretrainRun)
-        return seal_run(
+        sealed = seal_run(
             bench.sealed,
             run=execution.run,
             fault=execution.fault_data,
@@ -48,6 +48,7 @@ class Driver:
             scratch=bench.settings.root / f"scratch-{len(self.executed)}",
             lines=step_lines(2),
         )
+        return [sealed]
 
 
 @pytest.fixture

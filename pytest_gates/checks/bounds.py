@@ -24,7 +24,7 @@ from pytest_gates.checks.figures import headroom, several, short
 from pytest_gates.checks.strictness import Change, Compare, less, more, more_of, unproven, wider
 from pytest_gates.checks.window import ended, resolved_device, samples, unfinished
 from pytest_gates.evidence import Evidence
-from pytest_gates.model.config import ForwardRun, ProbeRun, Run
+from pytest_gates.model.config import ForwardRun, PretrainRun, ProbeRun, Run
 from pytest_gates.model.telemetry import METRICS, REQUIRED_STEP_FIELDS
 
 CPU_LACKS = frozenset({"gpu_util_pct", "gpu_ms", "reserved_mib"})
@@ -40,6 +40,8 @@ def scope_misfits(run: Run, metrics: Collection[str], steps: Window | None) -> I
         yield from window_misfits(run, steps)
     if "epoch" in scopes and isinstance(run, ForwardRun | ProbeRun):
         yield (), f"driver {run.driver} has no epochs"
+    if "parameter" in scopes and not (isinstance(run, PretrainRun) and run.statistics):
+        yield (), "the run tells no parameter's statistics; give it `statistics: [step, ...]`"
     if "slot" in scopes and not isinstance(run, ForwardRun):
         yield (), f"driver {run.driver} traces no slots"
 

@@ -36,7 +36,8 @@ def samples(evidence: Evidence, metric: str, steps: Window | None = None) -> Sam
     """The values of a metric: over the window or the whole run for steps, else over all lines."""
     scope = METRICS[metric].scope
     said = evidence.main
-    series = {"step": said.steps, "epoch": said.epochs, "slot": said.slots}[scope]
+    series = {"step": said.steps, "epoch": said.epochs, "slot": said.slots,
+              "parameter": said.parameters}[scope]  # fmt: skip
     if scope == "step":
         places, gap = _rows(evidence, steps)
     else:
@@ -83,7 +84,7 @@ def _rows(evidence: Evidence, steps: Window | None) -> tuple[list[tuple[int, int
     indices = evidence.main.step_rows
     if not indices:
         return [], unfinished(evidence) or "the telemetry has no steps"
-    first, last = steps or (0, _last_step(evidence, indices[-1][1]))
+    first, last = steps or (_first_step(evidence), _last_step(evidence, indices[-1][1]))
     said = len(evidence.main.steps)
     rows = [(row, step) for row, step in indices if first <= step <= last]
     gap = unfinished(evidence)
@@ -95,9 +96,17 @@ def _rows(evidence: Evidence, steps: Window | None) -> tuple[list[tuple[int, int
     return rows, gap
 
 
+def _first_step(evidence: Evidence) -> int:
+    """Where a run began: at 0, or behind the checkpoint that it continued."""
+    resumed = evidence.main.facts.get("resumed_at_step")
+    return resumed if isinstance(resumed, int) else 0
+
+
 def _last_step(evidence: Evidence, said: int) -> int:
     """The run's last step: what it declares if it completed, else what it came to."""
     declared = shape_of(evidence.run).steps
+    if any(event.event == "stopped_early" for event in evidence.main.events):
+        return said
     return declared - 1 if declared is not None and evidence.status == "COMPLETED" else said
 
 

@@ -11,6 +11,7 @@ from pytest_gates.commands import (
     diff,
     env,
     history,
+    mutate,
     new,
     report,
     schema,
@@ -21,4 +22,4 @@ from pytest_gates.commands import (
 Command = Callable[[argparse.Namespace], int]
 """Carries a command out; returns 0 if all is well and 1 if something was found."""
 
-COMMANDS = (new, validate, audit, history, diff, sync, report, env, schema, completion)
+COMMANDS = (new, validate, mutate, audit, history, diff, sync, report, env, schema, completion)

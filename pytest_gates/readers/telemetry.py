@@ -122,6 +122,13 @@ SlotLine = _measured(
     layer=(Annotated[int, Field(strict=True, ge=-1)], Field(description=_description("layer"))),
     slot=(StrictStr, Field(description="name of the place within its block")),
 )
+ParameterLine = _measured(
+    "parameter",
+    "Statistics of one parameter at one optimizer step.",
+    step=(Index, Field(description=_description("step"))),
+    layer=(Annotated[int, Field(strict=True, ge=-1)], Field(description=_description("layer"))),
+    name=(StrictStr, Field(description="name of the parameter within its block")),
+)
 
 LINES: dict[str, type[_Line]] = {
     "step": StepLine,
@@ -129,6 +136,7 @@ LINES: dict[str, type[_Line]] = {
     "event": EventLine,
     "fact": FactLine,
     "slot": SlotLine,
+    "parameter": ParameterLine,
     "property": PropertyLine,
 }
 """The typed form of a line by its `kind`."""
@@ -178,7 +186,7 @@ def _names(line: type[_Line]) -> tuple[str, ...]:
 
 LARGEST_INTEGER = 2**53 - 1
 _STEP_NAMES = frozenset(_names(StepLine))
-_MEASURED = {kind: _names(LINES[kind]) for kind in ("step", "epoch", "slot")}
+_MEASURED = {kind: _names(LINES[kind]) for kind in ("step", "epoch", "slot", "parameter")}
 
 
 def parse_telemetry(

@@ -19,7 +19,12 @@ def prune(cache: Path, limit_bytes: float) -> None:
     pruning at the same time: what is gone already is fine.
     """
     sessions, evidence = cache / "sessions", cache / "evidence"
-    for old in (*_older(sessions), *(one for one in _older(evidence) if one.name.startswith("."))):
+    artifacts = _older(cache / "artifacts")
+    for old in (
+        *_older(sessions),
+        *artifacts,
+        *(one for one in _older(evidence) if one.name.startswith(".")),
+    ):
         shutil.rmtree(old, ignore_errors=True)
     in_use = set(_in_use(sessions))
     found = [(*_age_and_size(one), one) for one in _folders(evidence) if one.name[0] != "."]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,10 @@ class Executor:
         if self._unpruned:
             self._prune()
 
+    def discard_artifacts(self) -> None:
+        """Remove the checkpoints that this session's runs left; no run will continue them."""
+        shutil.rmtree(self._bench.artifacts, ignore_errors=True)
+
     def obstacle(self, run: Run) -> str | None:
         """Why this machine cannot execute the run, or None."""
         return self._bench.obstacle(run)
@@ -66,7 +71,10 @@ class Executor:
         marker = self._marker(execution)
         if not marker.exists():
             self._prepare()
-            lock = FileLock(self._settings.cache / "locks" / f"run-{execution.key[:24]}.lock")
+            if execution.source is not None:
+                self.obtain(execution.source, holder)
+            name = execution.group or execution.key
+            lock = FileLock(self._settings.cache / "locks" / f"run-{name[:24]}.lock")
             try:
                 with lock.acquire(timeout=self._settings.lock_timeout_s):
                     if not marker.exists():
@@ -84,10 +92,11 @@ class Executor:
     def _execute(self, execution: Execution, holder: str, marker: Path) -> None:
         produce = DRIVERS[execution.run.driver]
         sealed = produce(self._bench, execution, holder)
-        location = sealed.relative_to(self._settings.root).as_posix()
         marker.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(marker, json.dumps({"location": location}).encode())
-        self._unpruned += sum(file.stat().st_size for file in sealed.iterdir())
+        for one, folder in zip(execution.companions, sealed, strict=True):
+            location = folder.relative_to(self._settings.root).as_posix()
+            write_durably(self._marker(one), json.dumps({"location": location}).encode())
+            self._unpruned += sum(file.stat().st_size for file in folder.iterdir())
         if self._unpruned > self._limit_bytes / PRUNE_EACH:
             self._prune()
 

@@ -8,7 +8,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
 from pytest_gates.checks import CHECKS
-from pytest_gates.contract.load import CHECK_KINDS, FAULT_NAMES
+from pytest_gates.contract.falsifiers import FAULT_NAMES
+from pytest_gates.contract.load import CHECK_KINDS
 from pytest_gates.contract.models import Expectation, GpuRow, Waiver
 from pytest_gates.contract.runs import DRIVERS
 from pytest_gates.model.faults import FAULTS

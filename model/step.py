@@ -1,0 +1,115 @@
+"""One optimizer step as a function over static tensors, so that it can be captured in a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pytest_gates.model.built import compute_dtype
+from pytest_gates.model.census import checksum
+from pytest_gates.model.config import NonFinite, PretrainRun
+from pytest_gates.model.optimizer import build_optimizer
+from pytest_gates.model.seams import CLEAN, Seams
+from pytest_gates.model.transformer import Transformer
+
+PARTS = ("data", "forward", "backward", "clip", "optimizer")
+"""What a step consists of on the device, in this order; the rest of its time is the host's gap."""
+
+Mark = Callable[[str], None]
+"""Called at the end of each part of a step."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a step says, once it is read."""
+
+    loss: float
+    grad_norm: float
+    """Before clipping."""
+    lr: float
+    unstable: bool
+    """Loss or gradient norm of this step or of one before was not finite: nothing was updated."""
+    param_hash: float | None
+    """Checksum of the parameters after the update; None unless the run is deterministic."""
+
+
+def _unmarked(part: str) -> None:
+    """Nobody takes the step apart."""
+
+
+class Step:
+    """Forward, backward, clip and update of one batch, in micro-batches.
+
+    `tokens` (B (T + 1)), `lr` and `poison` are inputs, written before a launch; the result is a
+    tensor of five on the device, to be read with `read`.
+    """
+
+    def __init__(
+        self, run: PretrainRun, model: Transformer, device: torch.device, seams: Seams = CLEAN
+    ) -> None:
+        self.tokens = torch.zeros(run.batch_size, run.seq_len + 1, dtype=torch.int64, device=device)
+        self.lr = torch.zeros((), device=device)
+        # Only a run that declares the stimulus has a factor on its loss, and so on its gradients.
+        poisoned = isinstance(run.stimulus, NonFinite)
+        self.poison = torch.ones((), device=device) if poisoned else None
+        self.optimizer = build_optimizer(model, run.optimizer, self.lr)
+        seams.edit_optimizer(self.optimizer)
+        self.unstable = torch.zeros((), device=device)
+        """1 from the first step on whose loss or gradient norm was not finite."""
+        # The fused kernels read this flag on the device, as they do for a gradient scaler: where it
+        # is 1 they leave parameters, moments and step counters as they are.
+        self.optimizer.found_inf = self.unstable  # type: ignore[attr-defined]
+        self.mark: Mark = _unmarked
+        self._model, self._seams = model, seams
+        self._sizes = list(run.micro_sizes)
+        self._clip = float(run.optimizer.clip)
+        self._dtype = compute_dtype(run.dtype, device)
+        self._hashed = run.deterministic
+
+    def loss(self, tokens: Tensor) -> Tensor:
+        """Mean cross-entropy of B (T + 1) tokens in nats."""
+        low = self._dtype != torch.float32
+        with torch.autocast(tokens.device.type, self._dtype, enabled=low):
+            logits = self._model(tokens[:, :-1])  # B T V
+            return self._seams.loss(logits, tokens[:, 1:])
+
+    def __call__(self) -> Tensor:
+        """Forward, loss, backward, clip, update; nothing here waits for the device."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._accumulate()
+        norm = self._seams.clip(self._model.parameters(), self._clip)
+        self.mark("clip")
+        finite = self._seams.finite(loss, norm)
+        self.unstable.copy_(torch.maximum(self.unstable, (~finite).float()))
+        self.optimizer.step()
+        self.mark("optimizer")
+        said = [loss, norm, self.lr, self.unstable]
+        if self._hashed:
+            said.append(checksum(self._model))
+        return torch.stack([value.double() for value in said])
+
+    def _accumulate(self) -> Tensor:
+        """Loss of the whole batch, its gradients summed in the fp32 of the parameters.
+
+        A micro-batch counts by its share of the batch's tokens, so that the sum is the mean over
+        all of them, however unequal the parts are.
+        """
+        total = torch.zeros((), device=self.tokens.device)
+        for part in torch.split(self.tokens, self._sizes):
+            loss = self.loss(part) * self._seams.weigh(len(part), self._sizes)
+            if self.poison is not None:
+                loss = loss * self.poison
+            self.mark("forward")
+            loss.backward()  # type: ignore[no-untyped-call] # torch's own
+            total = total + loss.detach()
+            self.mark("backward")
+        return total
+
+
+def read(report: Tensor) -> Report:
+    """A step's result that has reached the host."""
+    loss, norm, lr, unstable, *rest = report.tolist()
+    return Report(loss, norm, lr, unstable != 0, rest[0] if rest else None)
