@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_gates.attacks import carry_out
 from pytest_gates.attempts import note_attempt
 from pytest_gates.audit import evidence_of, foundation
+from pytest_gates.boundary import flaw
 from pytest_gates.checks.base import Verdict
 from pytest_gates.contract.models import Contract, Falsifier, Gate, check_kind
 from pytest_gates.evidence import Evidence
@@ -72,6 +73,11 @@ class GatesSession:
             status, reason = shaken
             text = plain_report(gate, status, reason)
             return replace(base, status=status, reason=reason, report=text, red=True)
+        unturned = flaw(gate)
+        if unturned is not None:
+            reason = f"the verdict does not turn at its limit: {unturned}"
+            text = plain_report(gate, Status.INCONCLUSIVE, reason)
+            return replace(base, status=Status.INCONCLUSIVE, reason=reason, report=text, red=True)
         obstacle = self.obstacle(gate)
         if obstacle is not None:
             return self._replay(contract, gate, base, obstacle)
