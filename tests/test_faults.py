@@ -134,7 +134,11 @@ def test_a_blind_gate_lets_its_falsifier_survive_and_mutate_says_so(
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("fault: frozen_weights", "fault: frozen_weight", "did you mean frozen_weights?"),
+        (
+            "fault: frozen_weights",
+            "fault: frozen_weight",
+            "unknown fault `frozen_weight`; did you mean `frozen_weights`?",
+        ),
         ("fault: frozen_weights", "fault: nan_step, step: -1", "greater than or equal to 0"),
         ("fault: frozen_weights", "fault: silent_cpu_fallback", "the run asks for cpu"),
         ("binds_to: GATE-BLIND", "binds_to: GATE-BLINT", "there is no gate `GATE-BLINT`"),

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from pytest_gates.model import device, probe
@@ -72,16 +71,13 @@ def test_a_declared_property_is_searched(tmp_path: Path) -> None:
     assert found["counterexample"] is None
 
 
-def test_a_broken_parser_in_the_program_itself_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    intact = device.parse_device
-
+def test_a_broken_parser_in_a_runs_seams_is_found(tmp_path: Path) -> None:
     def forgiving(name: str) -> DeviceRequest:
-        return intact(name.strip())
+        return device.parse_device(name.strip())
 
-    monkeypatch.setattr(device, "parse_device", forgiving)
-    lines = _probed(tmp_path, properties=[GRAMMAR])
+    with TelemetryWriter(tmp_path) as writer:
+        probe.run(_request(tmp_path, properties=[GRAMMAR]), writer, Seams(parse_device=forgiving))
+    lines = _read(tmp_path)
     (found,) = (line for line in lines if line["kind"] == "property")
     assert found["counterexample"] == {"name": "cpu\n", "parsed": "cpu", "expected": "refused"}
 
