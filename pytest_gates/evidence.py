@@ -5,6 +5,7 @@ Evidence is plain data and knows no contract and no torch. Its files: see `evide
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -198,6 +199,7 @@ class Evidence:
         return self.telemetry[0] if self.telemetry else Telemetry()
 
 
+@functools.lru_cache(maxsize=4096)
 def run_hash(run: Run) -> str:
     """SHA-256 of what a contract declares of a run.
 

@@ -12,7 +12,7 @@ import hashlib
 import heapq
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -181,6 +181,15 @@ class Ledger:
         self._by_subject: dict[tuple[str, str], dict[str, Record]] = defaultdict(dict)
         self._histories: dict[tuple[str, str], _History] = {}
         self._problems: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, records: Iterable[Mapping[str, Any]]) -> Ledger:
+        """Records in their JSON form as a ledger that lies on no disk."""
+        ledger = cls(Path())
+        ledger._by_sha = {}
+        for record in records:
+            ledger._add(_record_adapter.validate_python(record))
+        return ledger
 
     @property
     def problems(self) -> tuple[str, ...]:

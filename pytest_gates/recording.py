@@ -7,7 +7,7 @@ lags behind its ledger is brought up at the end of any session that judged it li
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,6 @@ from pytest_gates import __version__, writeback
 from pytest_gates.canonical import digest
 from pytest_gates.checks.base import Verdict
 from pytest_gates.clock import utc_date, utc_now
-from pytest_gates.contract.load import contract_from
 from pytest_gates.contract.models import Contract, Falsifier, Gate
 from pytest_gates.errors import GatesError
 from pytest_gates.evidence import Evidence, run_hash
@@ -24,13 +23,10 @@ from pytest_gates.evidence_store import RUNS, promote
 from pytest_gates.ledger import EvidenceRef, Ledger, Record, RecordHost, RunRef
 from pytest_gates.model.config import RecordedRun
 from pytest_gates.report.basis import (
-    ACTIVE,
-    FALSIFIED,
-    PARTIAL,
-    PENDING,
     basis_entry,
     discharge_status,
     same_entry,
+    weakest,
     worst_of,
 )
 from pytest_gates.results import Mode, Result, Status
@@ -91,6 +87,18 @@ class Draft:
         return tuple(one for many in self.evidence.values() for one in many)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What carries a verdict."""
+
+    sha: str = ""
+    """The record's hash; empty if there is none."""
+    written: bool = False
+    """Whether it was appended now."""
+    proposed: Record | None = None
+    """What `--gates-record never` would have appended."""
+
+
 class Recording:
     """Appends records that are due, promoting their evidence out of the ignored cache first."""
 
@@ -107,15 +115,14 @@ class Recording:
                 return record if record.verdict == draft.verdict else None
         return None
 
-    def record(self, draft: Draft) -> tuple[str, bool]:
-        """The hash of the record that carries the verdict, and whether it was appended now."""
+    def record(self, draft: Draft) -> Kept:
+        """Append the verdict's record if it is due."""
         standing = self.standing(draft)
         if standing is not None and self._settings.record != "always":
-            return standing.sha, False
+            return Kept(standing.sha)
         if self._settings.record == "never":
-            would_be_ledger(self._settings).append(self._made(draft, self._would_cite(draft)))
-            return (standing.sha if standing else ""), False
-        return self._ledger.append(self._made(draft, self._cite(draft))), True
+            return Kept(proposed=self._made(draft, self._would_cite(draft)))
+        return Kept(self._ledger.append(self._made(draft, self._cite(draft))), written=True)
 
     def _made(self, draft: Draft, cited: list[EvidenceRef]) -> Record:
         heads = self._ledger.heads(draft.contract.id, draft.subject.id)
@@ -172,31 +179,35 @@ def _observed(judgement: Judgement) -> list[dict[str, Any]]:
 
 
 def write_contracts(
-    settings: Settings, ledger: Ledger, results: Sequence[Result], texts: Mapping[str, str]
+    settings: Settings,
+    ledger: Ledger,
+    results: Sequence[Result],
+    as_judged: Callable[[Result], Contract | None],
 ) -> list[str]:
     """Bring each judged contract up to its ledger, once; says what was written or would be.
 
-    `texts` holds the contracts as they were judged, by SHA-256. A contract that somebody edited
-    meanwhile is refused, named, and left alone; the others are still written.
+    `as_judged` gives a result's contract as it was when it was judged, or None if nothing in it
+    was. A contract that somebody edited meanwhile is refused, named, and left alone; the others
+    are still written.
     """
-    ledgers = [ledger, would_be_ledger(settings)]
+    ledgers = [ledger, Ledger.of(one.proposed for one in results if one.proposed is not None)]
+    by_file: dict[str, list[Result]] = {}
+    for result in results:
+        by_file.setdefault(result.contract, []).append(result)
     told = []
-    for file in dict.fromkeys(result.contract for result in results):
-        mine = [result for result in results if result.contract == file]
-        seen = texts.get(mine[0].seen)
-        if seen is None:
-            continue
+    for mine in by_file.values():
         try:
-            told += _write_contract(settings, ledgers, file, seen, mine)
-        except GatesError as error:
+            contract = as_judged(mine[0])
+            told += _write_contract(settings, ledgers, contract, mine) if contract else []
+        except (GatesError, OSError) as error:
             told.append(f"not written: {error}")
     return told
 
 
 def _write_contract(
-    settings: Settings, ledgers: Sequence[Ledger], file: str, seen: str, results: Sequence[Result]
+    settings: Settings, ledgers: Sequence[Ledger], contract: Contract, results: Sequence[Result]
 ) -> list[str]:
-    contract = contract_from(seen, file, settings.caps)
+    file, seen = contract.file, contract.text
     judged = {
         result.subject
         for result in results
@@ -242,7 +253,7 @@ def _gate_edit(
     entries = tuple(basis_entry(record, record.sha, armed=armed) for record in records)
     verdict = worst_of(records)
     statuses = {discharge_status(record, armed=armed) for record in records}
-    status = _weakest(statuses)
+    status = weakest(statuses)
     same = len(entries) == len(gate.basis) and all(
         same_entry(written, derived)
         and written.get("discharge_status") == derived["discharge_status"]
@@ -253,24 +264,14 @@ def _gate_edit(
     return writeback.GateEdit(gate.id, verdict, entries, status)
 
 
-def _weakest(statuses: set[str]) -> str:
-    return next(word for word in (FALSIFIED, PENDING, PARTIAL, ACTIVE) if word in statuses)
-
-
 def seen_red_by(contract: Contract, gate: Gate, ledger: Ledger) -> tuple[str, ...]:
     """Falsifiers whose newest record says that they saw the gate red, as both are declared now."""
     return tuple(
         falsifier.id
-        for falsifier in contract.falsifiers
-        if falsifier.binds_to == gate.id and not falsifier.prose
+        for falsifier in contract.falsifiers_of(gate.id)
         for record in ledger.current(contract.id, falsifier.id)[:1]
         if record.verdict is Verdict.PASS and record.gate_hash == falsifier.hash
     )
-
-
-def would_be_ledger(settings: Settings) -> Ledger:
-    """Where `--gates-record never` puts the records it would append, to show the diff."""
-    return Ledger(settings.cache / "sessions" / settings.session)
 
 
 def saved_text(settings: Settings, sha: str) -> Path:

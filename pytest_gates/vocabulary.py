@@ -1,4 +1,4 @@
-"""Words that checks share: GPU names with their ceilings, NVML's throttle bits, near misses.
+"""Words that checks and reports share: GPUs and their ceilings, throttle bits, discharge statuses.
 
 Metrics, events and exit statuses are in `model.telemetry`.
 """
@@ -70,16 +70,44 @@ THROTTLE_REASONS: dict[int, str] = {
 """NVML's clock event reasons by bit (nvml.h, nvmlClocksEventReasons)."""
 
 
+FALSIFIED = "FALSIFIED"
+PENDING = "PENDING"
+PARTIAL = "PARTIAL_ALGORITHM_LEVEL"
+ACTIVE = "ACTIVE_WITH_LIVE_EVIDENCE"
+
+DISCHARGE_STATUSES: dict[str, str] = {
+    FALSIFIED: "the current verdict is `fail`",
+    PENDING: "the current verdict is neither `pass` nor `fail`",
+    PARTIAL: "passed, but by a recording, or no falsifier has seen the gate red",
+    ACTIVE: "passed by a run of the program's own, and a falsifier has seen the gate red",
+}
+"""How far a record discharges its gate, in the field's own words, weakest first."""
+
+
 def reason_names(bits: int) -> tuple[str, ...]:
     """The names of the bits that are set, of those that contaminate a measurement."""
     contaminating = bits & CONTAMINATING_REASONS
     return tuple(name for bit, name in THROTTLE_REASONS.items() if bit & contaminating)
 
 
+HINT_CUTOFF = 0.75
+"""How alike two words must be (difflib's ratio) for one to be meant by the other."""
+
+
+def nearest(word: str, known: Collection[str]) -> str | None:
+    """The known word that `word` nearly spells, or None."""
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=HINT_CUTOFF)
+    return matches[0] if matches else None
+
+
 def hint(word: str, known: Collection[str]) -> str:
-    """What a word may have meant: names that add a unit to it, else near misses, else all."""
-    with_unit = [name for name in known if name.startswith(f"{word}_")]
-    near = with_unit or difflib.get_close_matches(word, known, n=1)
+    """What an unknown word may have meant: names it is a part of, else a near miss, else all.
+
+    `wall` is `wall_ms` without its unit, `RTX 4090` lacks `NVIDIA` and `GeForce`.
+    """
+    said = set(word.split())
+    wider = [one for one in known if one.startswith(f"{word}_") or said <= set(one.split())]
+    near = (wider if said else []) or [one for one in [nearest(word, known)] if one is not None]
     if near:
-        return f"did you mean {' or '.join(near)}?"
+        return f"did you mean {' or '.join(f'`{one}`' for one in near)}?"
     return f"known: {', '.join(known) or 'none'}"

@@ -1,4 +1,4 @@
-"""Commands of `pytest-gates`, as `--help` shows them. Heavy imports wait for their use."""
+"""Commands of `pytest-gates` in the order of `--help`. Heavy imports wait for their use."""
 
 from __future__ import annotations
 
