@@ -107,6 +107,12 @@ class Record:
         """SHA-256 of the record's canonical bytes, which is its name."""
         return hashlib.sha256(canonical(self)).hexdigest()
 
+    def to_json(self) -> dict[str, Any]:
+        """JSON primitives, as the record's file has them."""
+        fields = {name: getattr(self, name) for name in _FIELDS}
+        lists = {name: list(value) for name, value in fields.items() if isinstance(value, tuple)}
+        return fields | lists | {"verdict": str(self.verdict)}
+
     @property
     def key(self) -> tuple[str, str | None]:
         """The run's hash and the GPU: what a contract holds one verdict of."""

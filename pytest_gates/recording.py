@@ -7,14 +7,15 @@ lags behind its ledger is brought up at the end of any session that judged it li
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pytest_gates import __version__, writeback
 from pytest_gates.canonical import digest
 from pytest_gates.checks.base import Verdict
+from pytest_gates.checks.figures import several
 from pytest_gates.clock import utc_date, utc_now
 from pytest_gates.contract.models import Contract, Falsifier, Gate
 from pytest_gates.errors import GatesError
@@ -169,7 +170,7 @@ class Recording:
 def _observed(judgement: Judgement) -> list[dict[str, Any]]:
     observed = []
     for outcome in judgement.outcomes:
-        data = asdict(outcome) | {"verdict": str(outcome.verdict)}
+        data = vars(outcome) | {"verdict": str(outcome.verdict)}
         observed.append({key: list(value) if isinstance(value, tuple) else value
                          for key, value in data.items() if value not in (None, ())})  # fmt: skip
     return observed
@@ -183,25 +184,24 @@ def write_contracts(
     ledger: Ledger,
     results: Sequence[Result],
     as_judged: Callable[[Result], Contract | None],
-) -> list[str]:
+) -> Iterator[str]:
     """Bring each judged contract up to its ledger, once; says what was written or would be.
 
-    `as_judged` gives a result's contract as it was when it was judged, or None if nothing in it
-    was. A contract that somebody edited meanwhile is refused, named, and left alone; the others
-    are still written.
+    Lazy, for what would be written is rendered only as far as somebody reads it. `as_judged`
+    gives a result's contract as it was when it was judged, or None if nothing in it was. A
+    contract that somebody edited meanwhile is refused, named, and left alone; the others are
+    still written.
     """
     ledgers = [ledger, Ledger.of(one.proposed for one in results if one.proposed is not None)]
     by_file: dict[str, list[Result]] = {}
     for result in results:
         by_file.setdefault(result.contract, []).append(result)
-    told = []
     for mine in by_file.values():
         try:
             contract = as_judged(mine[0])
-            told += _write_contract(settings, ledgers, contract, mine) if contract else []
+            yield from _write_contract(settings, ledgers, contract, mine) if contract else ()
         except (GatesError, OSError) as error:
-            told.append(f"not written: {error}")
-    return told
+            yield f"not written: {error}"
 
 
 def _write_contract(
@@ -228,7 +228,7 @@ def _write_contract(
         return []
     changelog = f"{{version}} ({utc_date()}): {'; '.join(changes)}" if changes else None
     edit = writeback.ContractEdit(gates=tuple(edits), changelog=changelog)
-    names = ", ".join(one.gate_id for one in edits)
+    names = several([one.gate_id for one in edits])
     if settings.record == "never":
         after = writeback.render(seen, edit, file)
         return [f"would write {file} ({names}):", *writeback.diff(seen, after, file).splitlines()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,6 @@ from pytest_gates.attacks import carry_out
 from pytest_gates.attempts import note_attempt
 from pytest_gates.audit import evidence_of, foundation
 from pytest_gates.boundary import flaw
-from pytest_gates.canonical import plain
 from pytest_gates.checks.base import Verdict
 from pytest_gates.checks.status import ExitStatus
 from pytest_gates.contract.load import contract_from
@@ -58,7 +57,7 @@ class GatesSession:
         self._read = lru_cache(EVIDENCE_KEPT)(partial(read_evidence, settings.root))
         self._executor = Executor(settings, self._read)
         self._recording = Recording(settings, self.ledger)
-        self._told: list[str] = []
+        self._told: Iterable[str] = ()
         self._contracts: dict[str, Contract] = {}
 
     def close(self) -> None:
@@ -343,7 +342,7 @@ class GatesSession:
             path = saved_text(self.settings, contract.sha)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(contract.text, encoding="utf-8", newline="")
-        proposed = None if kept.proposed is None else plain(kept.proposed)
+        proposed = None if kept.proposed is None else kept.proposed.to_json()
         return replace(result, record=kept.sha, written=kept.written, proposed=proposed)
 
     def _as_judged(self, result: Result) -> Contract | None:
@@ -360,7 +359,8 @@ class GatesSession:
         if any(one.written for one in parsed):
             self.ledger = Ledger(self.settings.evidence)  # workers appended to it
         self._executor.discard_artifacts()
-        self._told = write_contracts(self.settings, self.ledger, parsed, self._as_judged)
+        told = write_contracts(self.settings, self.ledger, parsed, self._as_judged)
+        self._told = told if self.settings.record == "never" else list(told)
 
     def summarise(
         self, results: Sequence[Mapping[str, Any]], reporter: pytest.TerminalReporter

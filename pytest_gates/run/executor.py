@@ -18,6 +18,8 @@ from pytest_gates.run.drivers import DRIVERS, Bench
 from pytest_gates.run.plan import Execution
 from pytest_gates.settings import Settings
 
+PRUNE_EACH = 16
+"""The cache is looked through whenever a sixteenth of its limit is new, and at the end."""
 IGNORE = "# Made by pytest-gates: evidence that no record cites, corpora, locks.\n*\n"
 
 
@@ -30,10 +32,14 @@ class Executor:
         self._bench = Bench(settings)
         self._locations: dict[Execution, str] = {}
         self._failures: dict[Execution, GatesError] = {}
+        self._unpruned = 0
+        """Bytes sealed since the cache was last pruned."""
 
     def close(self) -> None:
         """End all processes of this session's runs."""
         self._bench.close()
+        if self._unpruned:
+            self._prune()
 
     def discard_artifacts(self) -> None:
         """Remove the checkpoints that this session's runs left; no run will continue them."""
@@ -90,7 +96,17 @@ class Executor:
         for one, folder in zip(execution.companions, sealed, strict=True):
             location = folder.relative_to(self._settings.root).as_posix()
             write_durably(self._marker(one), json.dumps({"location": location}).encode())
-        prune(self._settings.cache, self._settings.cache_limit_mib * 2**20)
+            self._unpruned += sum(file.stat().st_size for file in folder.iterdir())
+        if self._unpruned > self._limit_bytes / PRUNE_EACH:
+            self._prune()
+
+    @property
+    def _limit_bytes(self) -> float:
+        return self._settings.cache_limit_mib * 2**20
+
+    def _prune(self) -> None:
+        prune(self._settings.cache, self._limit_bytes)
+        self._unpruned = 0
 
     def _prepare(self) -> None:
         cache = self._settings.cache
