@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_gates.attacks import carry_out
 from pytest_gates.attempts import note_attempt
 from pytest_gates.audit import evidence_of, foundation
+from pytest_gates.boundary import flaw
 from pytest_gates.checks.base import Verdict
 from pytest_gates.checks.status import ExitStatus
 from pytest_gates.clock import utc_date
@@ -86,6 +87,11 @@ class GatesSession:
             status, reason = shaken
             text = plain_report(gate, status, reason)
             return replace(base, status=status, reason=reason, report=text, red=True)
+        unturned = flaw(gate)
+        if unturned is not None:
+            reason = f"the verdict does not turn at its limit: {unturned}"
+            text = plain_report(gate, Status.INCONCLUSIVE, reason)
+            return replace(base, status=Status.INCONCLUSIVE, reason=reason, report=text, red=True)
         obstacle = self.obstacle(gate)
         if obstacle is not None:
             return self._replay(contract, gate, base, obstacle)

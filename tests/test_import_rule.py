@@ -160,7 +160,7 @@ def test_tests_and_benchmarks_never_import_plain_model() -> None:
         ("pytest_gates/disk.py", "from .model.resolve import x", "loads torch"),
         ("model/config.py", "def f():\n    import torch", "a definition imports torch"),
         (
-            "model/faults/__init__.py",
+            "model/searches.py",
             "from pytest_gates.model import resolve",
             "a definition imports torch",
         ),
