@@ -220,7 +220,7 @@ def difference(declared: Run, evidence: Evidence) -> str | None:
     """None if the evidence was made by the run a gate declares; else the first differences."""
     if run_hash(declared) == evidence.run_hash:
         return None
-    has, wants = dict(_leaves(_dump(evidence.run))), dict(_leaves(_dump(declared)))
+    has, wants = dict(leaves(_dump(evidence.run))), dict(leaves(_dump(declared)))
     if has["driver"] != wants["driver"]:
         has, wants = {"driver": has["driver"]}, {"driver": wants["driver"]}
     differences = [
@@ -241,11 +241,11 @@ def unmet(requires: Mapping[str, Any], evidence: Evidence) -> str | None:
     if not requires:
         return None
     run = evidence.run
-    has = dict(_leaves(_resolved(_dump(run.declares if isinstance(run, RecordedRun) else run))))
+    has = dict(leaves(_resolved(_dump(run.declares if isinstance(run, RecordedRun) else run))))
     return _listed(
         [
             _differs(name, has.get(name), value)
-            for name, value in _leaves(_resolved(requires))
+            for name, value in leaves(_resolved(requires))
             if not _same(has.get(name), value)
         ]
     )
@@ -262,11 +262,11 @@ def _resolved(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     return settings
 
 
-def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted names and values, mappings taken apart."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{path}{key}.")
+            yield from leaves(value, f"{path}{key}.")
         else:
             yield path + key, value
 

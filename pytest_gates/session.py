@@ -11,6 +11,7 @@ from pytest_gates.attempts import note_attempt
 from pytest_gates.audit import evidence_of, foundation
 from pytest_gates.checks.base import Verdict
 from pytest_gates.checks.status import ExitStatus
+from pytest_gates.clock import utc_date
 from pytest_gates.contract.load import contract_from
 from pytest_gates.contract.models import Contract, Falsifier, Gate, check_kind
 from pytest_gates.contract.unique import Declared
@@ -34,7 +35,9 @@ from pytest_gates.results import Mode, Result, Status
 from pytest_gates.run.executor import Executor
 from pytest_gates.run.plan import describe, executions
 from pytest_gates.settings import Settings
+from pytest_gates.staleness import Suspicion
 from pytest_gates.verdict import EvidenceByRun, Judgement, judge
+from pytest_gates.waiving import made_red, with_waiver
 
 if TYPE_CHECKING:
     import pytest
@@ -64,6 +67,7 @@ class GatesSession:
         self._read = lru_cache(EVIDENCE_KEPT)(partial(read_evidence, settings.root))
         self._executor = Executor(settings, self._read)
         self._recording = Recording(settings, self.ledger)
+        self._suspicion = Suspicion(self.ledger)
         self._told: Iterable[str] = ()
         self._contracts: dict[str, Contract] = {}
 
@@ -75,6 +79,9 @@ class GatesSession:
 
     def verify(self, contract: Contract, gate: Gate) -> Result:
         """Judge one gate, live where the machine can, else from its recorded evidence."""
+        return with_waiver(gate, self._verified(contract, gate), utc_date())
+
+    def _verified(self, contract: Contract, gate: Gate) -> Result:
         base = self._base(contract, gate)
         if gate.prose and gate.prior is not Verdict.PASS:
             return self._blocked(base, gate, NOTHING_EXECUTABLE)
@@ -124,11 +131,14 @@ class GatesSession:
         record, judgement = next(pair for pair in admissible if pair[1].verdict is worst)
         evidence = [self._read(reference["location"]) for reference in record.evidence]
         result = self._told_by(gate, base, judgement, Mode.REPLAYED, evidence)
-        result = replace(result, record=record.sha, attempts=record.attempts)
+        suspect = self._suspicion.causes(record, gate)
+        result = replace(result, record=record.sha, attempts=record.attempts, suspect=suspect)
+        if suspect and self.settings.stale == "red":
+            return made_red(gate, result, f"SUSPECT: {'; '.join(suspect)} (gates_stale = red)")
         if self.settings.live:
             reason = f"replayed from record {record.sha[:12]}: {obstacle}"
-            text = plain_report(gate, Mode.REPLAYED, reason + " (--gates-live)")
-            return replace(result, red=True, reason=reason, report=text)
+            report = plain_report(gate, Mode.REPLAYED, f"{reason} (--gates-live)")
+            return replace(result, red=True, reason=reason, report=report)
         return self._armed(contract, gate, result)
 
     def _told_by(

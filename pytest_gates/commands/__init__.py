@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from pytest_gates.commands import env, schema, validate
+from pytest_gates.commands import audit, diff, env, history, schema, sync, validate
 
 Command = Callable[[argparse.Namespace], int]
 """Carries a command out; returns 0 if all is well and 1 if something was found."""
 
-COMMANDS = (validate, env, schema)
+COMMANDS = (validate, audit, history, diff, sync, env, schema)

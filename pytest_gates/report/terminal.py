@@ -81,6 +81,10 @@ def tally(results: Sequence[Result]) -> list[str]:
         unarmed = [gate.subject for gate in real if not gate.armed_by]
         never = f"; UNARMED: {_some(unarmed)}" if unarmed else ""
         lines.append(f"seen red: {len(real) - len(unarmed)} of {len(real)} gates{never}")
+    lines += [
+        f"waived: {gate.subject} {gate.status}: {gate.waiver}" for gate in real if gate.waiver
+    ]
+    lines += [f"SUSPECT: {gate.subject}: {cause}" for gate in real for cause in gate.suspect]
     falsifiers = [result for result in results if result.kind == "falsifier" and not result.prose]
     if falsifiers:
         lines.append(f"falsifiers: {len(falsifiers)}" + _counted(falsifiers))
