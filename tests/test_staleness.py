@@ -120,7 +120,7 @@ def test_a_replayed_verdict_is_shown_as_suspect_or_is_red(outdated: Project) -> 
 
 def test_a_policy_that_is_none_is_refused(outdated: Project) -> None:
     result = outdated.process("-o", "gates_stale=maybe")
-    assert "gates_stale = 'maybe' in pytest's configuration" in result.stdout.str()
+    assert "gates_stale = 'maybe' in pytest's configuration" in result.stderr.str()
 
 
 def test_the_audit_notes_it(
