@@ -49,13 +49,13 @@ def test_gate(gate):
 """
 
 
-def write_project(root: Path, gates: int) -> None:
-    """`contracts/`, `logs/` and `plain/` beneath `root`; `gates` is a multiple of 100."""
+def write_project(root: Path, gates: int, *, a_file: int = GATES_A_FILE) -> None:
+    """`contracts/`, `logs/` and `plain/` beneath `root`, with so many gates a file."""
     for folder in ("contracts", "logs", "plain"):
         (root / folder).mkdir(parents=True)
     (root / "pytest.ini").write_text(INI, encoding="utf-8")
-    for file, first in enumerate(range(0, gates, GATES_A_FILE)):
-        last = min(first + GATES_A_FILE, gates)
+    for file, first in enumerate(range(0, gates, a_file)):
+        last = min(first + a_file, gates)
         runs = math.ceil((last - first) / GATES_A_RUN)
         for run in range(runs):
             _write_log(root / "logs" / f"{file:04d}-{run}.jsonl", seed=file * 10 + run)

@@ -23,6 +23,8 @@ LARGEST_INTEGER = 2**53 - 1
 
 # Code points from U+E000 up may sort otherwise in UTF-16 than in Python; their UTF-8 starts here.
 _MAY_SORT_OTHERWISE = re.compile(rb"[\xee-\xff]")
+# Python pads an exponent to two digits, ECMAScript does not.
+_PADDED_EXPONENT = re.compile(rb"e([+-])0([0-9])")
 
 
 def plain(value: Any) -> Any:
@@ -109,11 +111,16 @@ def _is_canonical(value: Any, floats: list[str], data: bytes) -> bool:
     # The C encoder is eight times as fast as the reference one and differs from it in nothing but
     # the spelling of floats and, for rare keys, their order; both are looked at apart.
     try:
-        if not _MAY_SORT_OTHERWISE.search(data) and _dump(value) == data:
+        if not _MAY_SORT_OTHERWISE.search(data) and _unpadded(_dump(value)) == _unpadded(data):
             return all(map(_is_shortest, floats))
         return bool(rfc8785.dumps(value) == data)
     except (ValueError, RecursionError):
         return False
+
+
+def _unpadded(data: bytes) -> bytes:
+    # Strings are changed alike on both sides, and each float's own spelling is looked at apart.
+    return _PADDED_EXPONENT.sub(rb"e\1\2", data)
 
 
 def _is_shortest(text: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from pytest_gates.errors import EvidenceError
+from pytest_gates.errors import EvidenceError, MissingEvidenceError
 
 
 def resolve_inside(root: Path, location: str) -> Path:
@@ -30,7 +30,7 @@ def resolve_inside(root: Path, location: str) -> Path:
         try:
             mode = path.lstat().st_mode
         except OSError as error:
-            raise EvidenceError(f"{location}: {error.strerror}") from None
+            raise _unreadable(location, error) from None
         if stat.S_ISLNK(mode):
             link = path.relative_to(root).as_posix()
             raise EvidenceError(f"{location}: {link} is a symbolic link; put the file itself there")
@@ -60,7 +60,13 @@ def read_regular(path: Path, place: str, limit_bytes: int | None = None) -> byte
             raise EvidenceError(f"{place}: {info.st_size} bytes, the limit is {limit_bytes}")
         return path.read_bytes()
     except OSError as error:
-        raise EvidenceError(f"{place}: {error.strerror}") from None
+        raise _unreadable(place, error) from None
+
+
+def _unreadable(place: str, error: OSError) -> EvidenceError:
+    missing = isinstance(error, FileNotFoundError)
+    kind = MissingEvidenceError if missing else EvidenceError
+    return kind(f"{place}: {error.strerror}")
 
 
 @contextmanager

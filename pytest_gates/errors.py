@@ -45,6 +45,14 @@ class EvidenceError(GatesError):
     """Evidence is missing, changed, malformed or lies where it must not."""
 
 
+class MissingEvidenceError(EvidenceError):
+    """A file or folder of the evidence is not there."""
+
+
+class ChangedEvidenceError(EvidenceError):
+    """Bytes are not what the hashes say they were when they were recorded."""
+
+
 class LedgerError(GatesError):
     """A record is missing, changed or malformed."""
 

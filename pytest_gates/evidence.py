@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,6 +64,16 @@ class Telemetry:
     events: tuple[Event, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     properties: Mapping[str, PropertyResult] = field(default_factory=dict)
+
+    @functools.cached_property
+    def step_rows(self) -> tuple[tuple[int, int], ...]:
+        """(row, step) of each row of `steps` whose step is a finite number; many checks ask."""
+        said = self.steps.columns.get("step", ())
+        return tuple(
+            (row, int(step))
+            for row, step in enumerate(said)
+            if isinstance(step, float | int) and math.isfinite(step)
+        )
 
 
 @dataclass(frozen=True)
@@ -209,7 +220,7 @@ def difference(declared: Run, evidence: Evidence) -> str | None:
     """None if the evidence was made by the run a gate declares; else the first differences."""
     if run_hash(declared) == evidence.run_hash:
         return None
-    has, wants = dict(_leaves(_dump(evidence.run))), dict(_leaves(_dump(declared)))
+    has, wants = dict(leaves(_dump(evidence.run))), dict(leaves(_dump(declared)))
     if has["driver"] != wants["driver"]:
         has, wants = {"driver": has["driver"]}, {"driver": wants["driver"]}
     differences = [
@@ -227,12 +238,14 @@ def unmet(requires: Mapping[str, Any], evidence: Evidence) -> str | None:
 
     A recorded run is held to what it declares of the files. A preset equals its architecture.
     """
+    if not requires:
+        return None
     run = evidence.run
-    has = dict(_leaves(_resolved(_dump(run.declares if isinstance(run, RecordedRun) else run))))
+    has = dict(leaves(_resolved(_dump(run.declares if isinstance(run, RecordedRun) else run))))
     return _listed(
         [
             _differs(name, has.get(name), value)
-            for name, value in _leaves(_resolved(requires))
+            for name, value in leaves(_resolved(requires))
             if not _same(has.get(name), value)
         ]
     )
@@ -249,11 +262,11 @@ def _resolved(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     return settings
 
 
-def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted names and values, mappings taken apart."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{path}{key}.")
+            yield from leaves(value, f"{path}{key}.")
         else:
             yield path + key, value
 

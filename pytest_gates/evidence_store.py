@@ -8,6 +8,7 @@ appears whole or not at all: files, manifest, fsync, rename, fsync of the parent
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import socket
@@ -26,8 +27,8 @@ from pytest_gates.disk import (
     staged,
     write_durably,
 )
-from pytest_gates.errors import EvidenceError
-from pytest_gates.evidence import Evidence, HostInfo, Telemetry, Witness, run_hash
+from pytest_gates.errors import ChangedEvidenceError, EvidenceError, MissingEvidenceError
+from pytest_gates.evidence import Evidence, HostInfo, Telemetry, Witness, run_adapter, run_hash
 from pytest_gates.model.config import Index, Run, Settings
 from pytest_gates.model.telemetry import STATUSES
 from pytest_gates.readers.telemetry import describe, parse_telemetry
@@ -168,7 +169,7 @@ def read_evidence(root: Path, location: str) -> Evidence:
     """
     folder = resolve_inside(root, location)
     if not folder.is_dir():
-        raise EvidenceError(f"{location}: no evidence folder")
+        raise MissingEvidenceError(f"{location}: no evidence folder")
     place = f"{location}/{MANIFEST}"
     data = read_regular(folder / MANIFEST, place, MANIFEST_LIMIT_BYTES)
     manifest = _manifest(data, folder, location)
@@ -223,12 +224,12 @@ def _manifest(data: bytes, folder: Path, location: str) -> Manifest:
     place = f"{location}/{MANIFEST}"
     found, said = hashlib.sha256(data).hexdigest(), folder.name.rpartition("-")[2]
     if found[:10] != said:
-        raise EvidenceError(
+        raise ChangedEvidenceError(
             f"{place}: SHA-256 is {found[:10]}… but the folder's name says {said[:10]}…: "
             "the file was changed after it was recorded"
         )
     try:
-        manifest = Manifest.model_validate(parse_canonical(data))
+        manifest = Manifest.model_validate(_with_known_run(parse_canonical(data)))
     except ValidationError as error:
         raise EvidenceError(f"{place}: {describe(error)}") from None
     except ValueError as error:
@@ -243,6 +244,25 @@ def _manifest(data: bytes, folder: Path, location: str) -> Manifest:
     if folder.name != _name(manifest.key.run_hash, data):
         raise EvidenceError(f"{place}: the folder should be {_name(manifest.key.run_hash, data)}")
     return manifest
+
+
+_RUNS_KEPT = 1024
+_runs: dict[str, Run] = {}
+"""Runs that were read already, by their JSON: thousands of manifests share a few."""
+
+
+def _with_known_run(value: Any) -> Any:
+    if not isinstance(value, dict) or not isinstance(value.get("run"), dict):
+        return value  # refused by the model
+    said = json.dumps(value["run"], sort_keys=True)
+    if said not in _runs:
+        if len(_runs) >= _RUNS_KEPT:
+            _runs.clear()
+        try:
+            _runs[said] = run_adapter.validate_python(value["run"])
+        except ValidationError:
+            return value  # the model says so at its place
+    return value | {"run": _runs[said]}
 
 
 def _name(hashed_run: str, manifest: bytes) -> str:
@@ -276,13 +296,13 @@ def _witness(folder: Path, location: str, manifest: Manifest) -> Witness:
 def _verified(path: Path, place: str, entry: FileEntry) -> bytes:
     data = read_regular(path, place)
     if len(data) != entry.bytes:
-        raise EvidenceError(
+        raise ChangedEvidenceError(
             f"{place}: has {len(data)} bytes but the manifest says {entry.bytes}: "
             "the file was changed after it was recorded"
         )
     found = hashlib.sha256(data).hexdigest()
     if found != entry.sha256:
-        raise EvidenceError(
+        raise ChangedEvidenceError(
             f"{place}: SHA-256 is {found[:10]}… but the manifest says {entry.sha256[:10]}…: "
             "the file was changed after it was recorded"
         )

@@ -66,6 +66,8 @@ class _ContractItem(pytest.Item):
         self.user_properties += _properties(result)
         if result.red:
             raise GateRedError(result.report)
+        if result.waived:
+            pytest.xfail(result.waiver)
         if result.status is Status.BLOCKED:
             pytest.skip(result.reason)
 
@@ -121,5 +123,7 @@ def _properties(result: Result) -> list[tuple[str, object]]:
         "limit": result.limit,
         "headroom_pct": result.headroom_pct,
         "record": result.record,
+        "waiver": result.waiver,
+        "suspect": "; ".join(result.suspect),
     }
     return [(name, value) for name, value in named.items() if value not in (None, "")]

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import heapq
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import ConfigDict, StrictBool, StrictStr, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic refuses typing's before Python 3.12
 
+from pytest_gates.ancestry import Ancestry, Key
 from pytest_gates.canonical import canonical, parse_canonical
 from pytest_gates.checks.base import Verdict
 from pytest_gates.disk import fsync_folder, read_regular, staged, write_durably
@@ -28,13 +28,14 @@ from pytest_gates.errors import EvidenceError, LedgerError
 from pytest_gates.evidence_store import Sha256
 from pytest_gates.model.config import Count, Index
 from pytest_gates.readers.telemetry import describe
+from pytest_gates.timeline import RECORDS
 
-RECORDS = "records"
 RECORD_LIMIT_BYTES = 2**20
 PROBLEMS_SHOWN = 20
 
 _CLOSED = ConfigDict(extra="forbid")
 _SHARD = re.compile(r"[0-9a-f]{2}")
+_NAME = re.compile(r"[0-9a-f]{64}\.json")
 
 
 @with_config(_CLOSED)
@@ -107,8 +108,14 @@ class Record:
         """SHA-256 of the record's canonical bytes, which is its name."""
         return hashlib.sha256(canonical(self)).hexdigest()
 
+    def to_json(self) -> dict[str, Any]:
+        """JSON primitives, as the record's file has them."""
+        fields = {name: getattr(self, name) for name in _FIELDS}
+        lists = {name: list(value) for name, value in fields.items() if isinstance(value, tuple)}
+        return fields | lists | {"verdict": str(self.verdict)}
+
     @property
-    def key(self) -> tuple[str, str | None]:
+    def key(self) -> Key:
         """The run's hash and the GPU: what a contract holds one verdict of."""
         return self.run["hash"], self.host["gpu"]
 
@@ -117,70 +124,57 @@ _record_adapter: TypeAdapter[Record] = TypeAdapter(Record)
 _FIELDS = frozenset(field.name for field in dataclasses.fields(Record))
 
 
+Damage = Literal["edited", "misnamed", "malformed"]
+
+
 @dataclass(frozen=True)
-class _History:
-    """The records of one subject by their hashes."""
+class Broken:
+    """A file of the ledger that is no record, or no longer the one it was."""
 
-    records: dict[str, Record]
+    place: str
+    """The file, relative to the project's root."""
+    damage: Damage
+    message: str
+    """What is wrong, after the place."""
+    found: str = ""
+    """SHA-256 of the bytes that are there."""
 
-    @cached_property
-    def heads(self) -> tuple[str, ...]:
-        """Hashes of the records that are nobody's parent, sorted."""
-        parents = {parent for record in self.records.values() for parent in record.parents}
-        return tuple(sorted(self.records.keys() - parents))
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}"
 
-    @cached_property
-    def newest_first(self) -> tuple[str, ...]:
-        """Every record before its parents; unrelated ones by their time, newest first."""
-        children = dict.fromkeys(self.records, 0)
-        for record in self.records.values():
-            for parent in set(record.parents) & self.records.keys():
-                children[parent] += 1
-        ready = [self._rank(sha) for sha in self.heads]
-        heapq.heapify(ready)
-        order: list[str] = []
-        while ready:
-            sha = heapq.heappop(ready)[-1]
-            order.append(sha)
-            for parent in set(self.records[sha].parents) & self.records.keys():
-                children[parent] -= 1
-                if children[parent] == 0:
-                    heapq.heappush(ready, self._rank(parent))
-        return tuple(order)
 
-    def _rank(self, sha: str) -> tuple[tuple[int, ...], str]:
-        return tuple(-ord(character) for character in self.records[sha].time), sha
+class _BrokenRecordError(LedgerError):
+    def __init__(self, broken: Broken) -> None:
+        self.broken = broken
+        super().__init__(str(broken))
 
-    @cached_property
-    def current(self) -> tuple[Record, ...]:
-        """For each key the record that no later one of that key replaces.
 
-        Two branches may each have one; the worse verdict counts until the gate is judged again.
-        """
-        replaced: dict[str, set[tuple[str, str | None]]] = defaultdict(set)
-        kept: dict[tuple[str, str | None], Record] = {}
-        for sha in self.newest_first:
-            record = self.records[sha]
-            if record.key not in replaced[sha]:
-                rival = kept.setdefault(record.key, record)
-                if Verdict.worst([rival.verdict, record.verdict]) is not rival.verdict:
-                    kept[record.key] = record
-            for parent in record.parents:
-                replaced[parent] |= replaced[sha] | {record.key}
-        return tuple(kept.values())
+class Readable(Protocol):
+    """What can be asked for records: a ledger, or a part of one."""
+
+    def records(self) -> Mapping[str, Record]:
+        """Records by their hashes."""
+
+    def current(self, contract: str, subject: str) -> tuple[Record, ...]:
+        """The newest record for each (run hash, GPU)."""
 
 
 class Ledger:
     """The records of a project, read once when first asked for."""
 
-    def __init__(self, evidence: Path) -> None:
-        """A ledger beneath the evidence folder, in `records`, which need not exist yet."""
+    def __init__(self, evidence: Path, *, tolerant: bool = False) -> None:
+        """A ledger beneath the evidence folder, in `records`, which need not exist yet.
+
+        A `tolerant` one gives the sound records although others are broken; an audit, which names
+        those itself, wants that.
+        """
+        self._tolerant = tolerant
         self._folder = evidence / RECORDS
         self._place = f"{evidence.name}/{RECORDS}"
         self._by_sha: dict[str, Record] | None = None
         self._by_subject: dict[tuple[str, str], dict[str, Record]] = defaultdict(dict)
-        self._histories: dict[tuple[str, str], _History] = {}
-        self._problems: tuple[str, ...] = ()
+        self._histories: dict[tuple[str, str], Ancestry[Record]] = {}
+        self._broken: tuple[Broken, ...] = ()
 
     @classmethod
     def of(cls, records: Iterable[Mapping[str, Any]]) -> Ledger:
@@ -194,8 +188,13 @@ class Ledger:
     @property
     def problems(self) -> tuple[str, ...]:
         """Every record that is not what it was, one line each, beginning with its file."""
+        return tuple(map(str, self.broken))
+
+    @property
+    def broken(self) -> tuple[Broken, ...]:
+        """The same for programs."""
         self._load()
-        return self._problems
+        return self._broken
 
     def records(self) -> Mapping[str, Record]:
         """All records by their hashes.
@@ -204,9 +203,9 @@ class Ledger:
             LedgerError: a record was changed or is malformed; so do all the methods below.
         """
         records = self._load()
-        if self._problems:
-            more = len(self._problems) - PROBLEMS_SHOWN
-            shown = [*self._problems[:PROBLEMS_SHOWN], *([f"and {more} more"] if more > 0 else [])]
+        if self._broken and not self._tolerant:
+            more = len(self._broken) - PROBLEMS_SHOWN
+            shown = [*self.problems[:PROBLEMS_SHOWN], *([f"and {more} more"] if more > 0 else [])]
             raise LedgerError("\n".join(shown))
         return records
 
@@ -232,12 +231,7 @@ class Ledger:
 
     def missing_parents(self) -> Mapping[str, tuple[str, ...]]:
         """Records whose parents are not there, with those parents."""
-        records = self.records()
-        missing = {
-            sha: tuple(parent for parent in record.parents if parent not in records)
-            for sha, record in records.items()
-        }
-        return {sha: parents for sha, parents in missing.items() if parents}
+        return Ancestry(self.records()).missing
 
     def append(self, record: Record) -> str:
         """Write a record for good and return its hash; the same record twice is one.
@@ -258,11 +252,11 @@ class Ledger:
             self._add(kept)
         return kept.sha
 
-    def _history(self, contract: str, subject: str) -> _History:
+    def _history(self, contract: str, subject: str) -> Ancestry[Record]:
         self.records()
         key = contract, subject
         if key not in self._histories:
-            self._histories[key] = _History(self._by_subject.get(key, {}))
+            self._histories[key] = Ancestry(self._by_subject.get(key, {}))
         return self._histories[key]
 
     def _add(self, record: Record) -> None:
@@ -274,18 +268,18 @@ class Ledger:
     def _load(self) -> dict[str, Record]:
         if self._by_sha is None:
             self._by_sha = {}
-            problems: list[str] = []
-            for path in _files(self._folder):
-                place = f"{self._place}/{path.relative_to(self._folder).as_posix()}"
-                try:
-                    self._add(_read(path, place))
-                except LedgerError as error:
-                    problems.append(str(error))
-            self._problems = tuple(problems)
+            broken: list[Broken] = []
+            for path in record_files(self._folder):
+                found = read_record(path, f"{self._place}/{path.parent.name}/{path.name}")
+                if isinstance(found, Broken):
+                    broken.append(found)
+                else:
+                    self._add(found)
+            self._broken = tuple(broken)
         return self._by_sha
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def record_files(folder: Path) -> Iterator[Path]:
     """All files beneath the shards, sorted; what begins with a dot is nobody's record."""
     if not folder.is_dir():
         return
@@ -294,18 +288,23 @@ def _files(folder: Path) -> Iterator[Path]:
             yield from sorted(path for path in shard.iterdir() if not path.name.startswith("."))
 
 
-def _read(path: Path, place: str) -> Record:
+def read_record(path: Path, place: str) -> Record | Broken:
+    """One record, its bytes proven against its name; or what is wrong with the file."""
     try:
         data = read_regular(path, place, RECORD_LIMIT_BYTES)
     except EvidenceError as error:
-        raise LedgerError(str(error)) from None
+        return Broken(place, "malformed", str(error).removeprefix(f"{place}: "))
     found = hashlib.sha256(data).hexdigest()
-    if path.name != f"{found}.json" or path.parent.name != found[:2]:
-        raise LedgerError(
-            f"{place}: SHA-256 is {found[:10]}… but its name says {path.stem[:10]}…: "
-            "the record was changed after it was made"
-        )
-    return _parse(data, found, place)
+    if path.name != f"{found}.json":
+        text = f"SHA-256 is {found[:10]}… but its name says {path.stem[:10]}…"
+        damage: Damage = "edited" if _NAME.fullmatch(path.name) else "misnamed"
+        return Broken(place, damage, f"{text}: the record was changed after it was made", found)
+    if path.parent.name != found[:2]:
+        return Broken(place, "misnamed", f"belongs into the folder {found[:2]}", found)
+    try:
+        return _parse(data, found, place)
+    except _BrokenRecordError as error:
+        return error.broken
 
 
 def _parse(data: bytes, sha: str, place: str) -> Record:
@@ -313,13 +312,17 @@ def _parse(data: bytes, sha: str, place: str) -> Record:
         value = parse_canonical(data)
         record = _record_adapter.validate_python(value)
     except ValidationError as error:
-        raise LedgerError(f"{place}: {describe(error)}") from None
+        raise _malformed(place, describe(error), sha) from None
     except ValueError as error:
-        raise LedgerError(f"{place}: {error}") from None
+        raise _malformed(place, str(error), sha) from None
     if missing := _FIELDS - value.keys():
-        raise LedgerError(f"{place}: lacks {', '.join(sorted(missing))}")
+        raise _malformed(place, f"lacks {', '.join(sorted(missing))}", sha)
     vars(record)["sha"] = sha  # known already; thousands of records need not be hashed again
     return record
+
+
+def _malformed(place: str, message: str, sha: str) -> _BrokenRecordError:
+    return _BrokenRecordError(Broken(place, "malformed", message, sha))
 
 
 def _write(path: Path, data: bytes) -> None:

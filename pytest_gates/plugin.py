@@ -103,7 +103,7 @@ def pytest_runtest_makereport(
     result = getattr(item, "gates_result", None)
     if result is not None and call.when == "call":
         report.gates = result.to_json()  # type: ignore[attr-defined]  # xdist carries it along
-        if report.skipped:
+        if report.skipped and not result.waived:
             report.longrepr = (result.contract, result.line, result.reason)
     return report
 
@@ -115,8 +115,10 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, Any] 
     # Any category but `failed` and `skipped` would hide the reason in the short summary.
     status, mode = gates["status"], gates["mode"]
     if report.failed:
-        word = mode if status == "PASS" else status  # red because it is only replayed
+        word = mode if status == "PASS" and mode == "REPLAYED" else status  # red: only replayed
         return "failed", word[0], word
+    if gates["waived"]:
+        return "xfailed", "x", (f"{status} WAIVED", {"yellow": True})
     if report.skipped:
         return "skipped", "b", (status, {"yellow": True})
     if mode == "REPLAYED":

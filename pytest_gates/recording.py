@@ -7,20 +7,21 @@ lags behind its ledger is brought up at the end of any session that judged it li
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pytest_gates import __version__, writeback
 from pytest_gates.canonical import digest
 from pytest_gates.checks.base import Verdict
+from pytest_gates.checks.figures import several
 from pytest_gates.clock import utc_date, utc_now
 from pytest_gates.contract.models import Contract, Falsifier, Gate
 from pytest_gates.errors import GatesError
 from pytest_gates.evidence import Evidence, run_hash
 from pytest_gates.evidence_store import RUNS, promote
-from pytest_gates.ledger import EvidenceRef, Ledger, Record, RecordHost, RunRef
+from pytest_gates.ledger import EvidenceRef, Ledger, Readable, Record, RecordHost, RunRef
 from pytest_gates.model.config import RecordedRun
 from pytest_gates.report.basis import (
     basis_entry,
@@ -109,6 +110,8 @@ class Recording:
     def standing(self, draft: Draft) -> Record | None:
         """The record that already carries this verdict for this run and GPU, if there is one."""
         host, run = host_of(draft.executions), runs_of(draft.gate)
+        if len(self._ledger.heads(draft.contract.id, draft.subject.id)) > 1:
+            return None  # branches were merged; a new record joins them
         for record in self._ledger.current(draft.contract.id, draft.subject.id):
             same_place = record.run["hash"] == run["hash"] and record.host["gpu"] == host["gpu"]
             if same_place and record.gate_hash == draft.subject.hash:
@@ -133,7 +136,7 @@ class Recording:
             gate_hash=draft.subject.hash,
             evaluator=EVALUATOR,
             evidence=tuple(cited),
-            observed=tuple(observed(draft.judgement)),
+            observed=tuple(observed_of(draft.judgement)),
             verdict=draft.verdict,
             reason=draft.reason or None,
             host=host_of(draft.executions),
@@ -166,14 +169,14 @@ class Recording:
         ]
 
 
-def observed(judgement: Judgement) -> list[dict[str, Any]]:
-    """What each check found, as JSON; what it did not say is left out."""
-    found = []
+def observed_of(judgement: Judgement) -> list[dict[str, Any]]:
+    """What each check found, as a record keeps it."""
+    observed = []
     for outcome in judgement.outcomes:
-        data = asdict(outcome) | {"verdict": str(outcome.verdict)}
-        found.append({key: list(value) if isinstance(value, tuple) else value
+        data = vars(outcome) | {"verdict": str(outcome.verdict)}
+        observed.append({key: list(value) if isinstance(value, tuple) else value
                          for key, value in data.items() if value not in (None, ())})  # fmt: skip
-    return found
+    return observed
 
 
 # --- the contract ------------------------------------------------------------------------------
@@ -184,25 +187,24 @@ def write_contracts(
     ledger: Ledger,
     results: Sequence[Result],
     as_judged: Callable[[Result], Contract | None],
-) -> list[str]:
+) -> Iterator[str]:
     """Bring each judged contract up to its ledger, once; says what was written or would be.
 
-    `as_judged` gives a result's contract as it was when it was judged, or None if nothing in it
-    was. A contract that somebody edited meanwhile is refused, named, and left alone; the others
-    are still written.
+    Lazy, for what would be written is rendered only as far as somebody reads it. `as_judged`
+    gives a result's contract as it was when it was judged, or None if nothing in it was. A
+    contract that somebody edited meanwhile is refused, named, and left alone; the others are
+    still written.
     """
     ledgers = [ledger, Ledger.of(one.proposed for one in results if one.proposed is not None)]
     by_file: dict[str, list[Result]] = {}
     for result in results:
         by_file.setdefault(result.contract, []).append(result)
-    told = []
     for mine in by_file.values():
         try:
             contract = as_judged(mine[0])
-            told += _write_contract(settings, ledgers, contract, mine) if contract else []
+            yield from _write_contract(settings, ledgers, contract, mine) if contract else ()
         except (GatesError, OSError) as error:
-            told.append(f"not written: {error}")
-    return told
+            yield f"not written: {error}"
 
 
 def _write_contract(
@@ -216,20 +218,13 @@ def _write_contract(
         and result.status in {Status.PASS, Status.FAIL, Status.INCONCLUSIVE, Status.CAUGHT}
     }
     bound = {one.binds_to for one in contract.falsifiers if one.id in judged}
-    edits, changes = [], []
-    for gate in contract.gates:
-        if gate.id not in judged and not (gate.id in bound and gate.basis):
-            continue
-        changed = _gate_edit(contract, gate, ledgers)
-        if changed is not None:
-            edits.append(changed)
-            if changed.verdict != gate.claimed:
-                changes.append(f"{gate.id} {gate.claimed or 'none'} -> {changed.verdict}")
-    if not edits:
+    due = [
+        gate for gate in contract.gates if gate.id in judged or (gate.id in bound and gate.basis)
+    ]
+    edit = contract_edit(contract, due, ledgers)
+    if edit is None:
         return []
-    changelog = f"{{version}} ({utc_date()}): {'; '.join(changes)}" if changes else None
-    edit = writeback.ContractEdit(gates=tuple(edits), changelog=changelog)
-    names = ", ".join(one.gate_id for one in edits)
+    names = several([one.gate_id for one in edit.gates])
     if settings.record == "never":
         after = writeback.render(seen, edit, file)
         return [f"would write {file} ({names}):", *writeback.diff(seen, after, file).splitlines()]
@@ -238,9 +233,27 @@ def _write_contract(
     return [f"written {file}: {names}"]
 
 
-def _gate_edit(
-    contract: Contract, gate: Gate, ledgers: Sequence[Ledger]
+def contract_edit(
+    contract: Contract, gates: Sequence[Gate], ledgers: Sequence[Readable]
+) -> writeback.ContractEdit | None:
+    """What a contract needs so that these gates say what the ledgers say; None: they do."""
+    edits, changes = [], []
+    for gate in gates:
+        changed = gate_edit(contract, gate, ledgers)
+        if changed is not None:
+            edits.append(changed)
+            if changed.verdict != gate.claimed:
+                changes.append(f"{gate.id} {gate.claimed or 'none'} -> {changed.verdict}")
+    if not edits:
+        return None
+    changelog = f"{{version}} ({utc_date()}): {'; '.join(changes)}" if changes else None
+    return writeback.ContractEdit(gates=tuple(edits), changelog=changelog)
+
+
+def gate_edit(
+    contract: Contract, gate: Gate, ledgers: Sequence[Readable]
 ) -> writeback.GateEdit | None:
+    """What a gate needs to say what the ledgers say, of which a later one wins; None: it does."""
     newest = {
         record.key: record
         for ledger in ledgers
@@ -265,7 +278,7 @@ def _gate_edit(
     return writeback.GateEdit(gate.id, verdict, entries, status)
 
 
-def seen_red_by(contract: Contract, gate: Gate, ledger: Ledger) -> tuple[str, ...]:
+def seen_red_by(contract: Contract, gate: Gate, ledger: Readable) -> tuple[str, ...]:
     """Falsifiers whose newest record says that they saw the gate red, as both are declared now."""
     return tuple(
         falsifier.id

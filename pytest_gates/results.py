@@ -68,6 +68,12 @@ class Result:
     """Whether pytest counts it as failed."""
     armed_by: tuple[str, ...] = ()
     """Falsifiers that have seen the gate red."""
+    waiver: str = ""
+    """The waiver of the gate, in one line: `waived until 2026-12-31 by owner: reason`."""
+    waived: bool = False
+    """The gate fails, and a waiver that still holds expects that: pytest's xfail."""
+    suspect: tuple[str, ...] = ()
+    """What the verdict depends on and has changed since its record was made."""
     binds_to: str = ""
     seen: str = ""
     """SHA-256 of the contract's text as it was judged."""
@@ -82,6 +88,7 @@ class Result:
         """JSON primitives only; xdist carries nothing else."""
         return vars(self) | {"status": str(self.status), "mode": str(self.mode),
                              "armed_by": list(self.armed_by),
+                             "suspect": list(self.suspect),
                              "observed": list(self.observed),
                              "evidence": list(self.evidence)}  # fmt: skip
 
@@ -90,6 +97,7 @@ class Result:
         """The inverse of `to_json`."""
         return Result(**data | {"status": Status(data["status"]), "mode": Mode(data["mode"]),
                                 "armed_by": tuple(data["armed_by"]),
+                                "suspect": tuple(data["suspect"]),
                                 "observed": tuple(data["observed"]),
                                 "evidence": tuple(data["evidence"])})  # fmt: skip
 

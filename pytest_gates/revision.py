@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 import subprocess
 from pathlib import Path
+
+_REVISION = re.compile(r"[0-9a-f]{40}")
 
 
 @functools.cache
@@ -27,9 +30,14 @@ def _sources(here: Path) -> str:
 
 
 def _commit(here: Path) -> str | None:
+    told = _git(here, "describe", "--always", "--dirty=+", "--abbrev=40")
+    return told.strip() or None if told is not None else None
+
+
+def _git(here: Path, *arguments: str) -> str | None:
     try:
         told = subprocess.run(  # noqa: S603 - fixed argv, no shell
-            ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=40"],  # noqa: S607 - git is looked up on PATH like every tool of a developer
+            ["git", "-C", str(here), *arguments],  # noqa: S607 - git is looked up on PATH like every tool of a developer
             capture_output=True,
             text=True,
             timeout=5,
@@ -37,4 +45,20 @@ def _commit(here: Path) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return told.stdout.strip() or None if told.returncode == 0 else None
+    return told.stdout if told.returncode == 0 else None
+
+
+@functools.cache
+def commits_between(old: str, new: str) -> tuple[str, ...] | None:
+    """Commits to this program's sources between two of its revisions, newest first.
+
+    None if this checkout cannot tell: a revision is no commit, was edited, or is not known here.
+    """
+    here = Path(__file__).resolve().parent
+    if old.endswith("+") or new.endswith("+"):
+        return None
+    if not (_REVISION.fullmatch(old) and _REVISION.fullmatch(new)):
+        return None
+    sources = [str(here), str((here / "model").resolve())]
+    told = _git(here, "log", "--format=%h %s", f"{old}..{new}", "--", *sources)
+    return None if told is None else tuple(told.splitlines())

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from pytest_gates.attempts import note_attempt
 from pytest_gates.audit import evidence_of, foundation
-from pytest_gates.canonical import plain
 from pytest_gates.checks.base import Verdict
 from pytest_gates.checks.status import ExitStatus
+from pytest_gates.clock import utc_date
 from pytest_gates.contract.load import contract_from
 from pytest_gates.contract.models import Contract, Falsifier, Gate, check_kind
 from pytest_gates.contract.unique import Declared
@@ -25,7 +26,7 @@ from pytest_gates.recording import (
     Draft,
     Recording,
     host_of,
-    observed,
+    observed_of,
     saved_text,
     seen_red_by,
     write_contracts,
@@ -38,7 +39,9 @@ from pytest_gates.results import Mode, Result, Status, armed_by_session
 from pytest_gates.run.executor import Executor
 from pytest_gates.run.plan import describe, executions
 from pytest_gates.settings import Settings
+from pytest_gates.staleness import Suspicion
 from pytest_gates.verdict import EvidenceByRun, Judgement, judge
+from pytest_gates.waiving import made_red, with_waiver
 
 if TYPE_CHECKING:
     import pytest
@@ -68,7 +71,8 @@ class GatesSession:
         self.read = lru_cache(EVIDENCE_KEPT)(partial(read_evidence, settings.root))
         self._executor = Executor(settings, self.read)
         self._recording = Recording(settings, self.ledger)
-        self._told: list[str] = []
+        self._suspicion = Suspicion(self.ledger)
+        self._told: Iterable[str] = ()
         self._contracts: dict[str, Contract] = {}
 
     def close(self) -> None:
@@ -79,6 +83,9 @@ class GatesSession:
 
     def verify(self, contract: Contract, gate: Gate) -> Result:
         """Judge one gate, live where the machine can, else from its recorded evidence."""
+        return with_waiver(gate, self._verified(contract, gate), utc_date())
+
+    def _verified(self, contract: Contract, gate: Gate) -> Result:
         base = self._base(contract, gate)
         if gate.prose and gate.prior is not Verdict.PASS:
             return self._blocked(base, gate, NOTHING_EXECUTABLE)
@@ -128,11 +135,14 @@ class GatesSession:
         record, judgement = next(pair for pair in admissible if pair[1].verdict is worst)
         evidence = [self.read(reference["location"]) for reference in record.evidence]
         result = self._told_by(gate, base, judgement, Mode.REPLAYED, evidence)
-        result = replace(result, record=record.sha, attempts=record.attempts)
+        suspect = self._suspicion.causes(record, gate)
+        result = replace(result, record=record.sha, attempts=record.attempts, suspect=suspect)
+        if suspect and self.settings.stale == "red":
+            return made_red(gate, result, f"SUSPECT: {'; '.join(suspect)} (gates_stale = red)")
         if self.settings.live:
             reason = f"replayed from record {record.sha[:12]}: {obstacle}"
-            text = plain_report(gate, Mode.REPLAYED, reason + " (--gates-live)")
-            return replace(result, red=True, reason=reason, report=text)
+            report = plain_report(gate, Mode.REPLAYED, f"{reason} (--gates-live)")
+            return replace(result, red=True, reason=reason, report=report)
         return self._armed(contract, gate, result)
 
     def _told_by(
@@ -156,7 +166,7 @@ class GatesSession:
             reason=(deciding.summary if deciding and red else judgement.reason),
             red=red,
             report=gate_report(gate, judgement, status, mode, host) if red else "",
-            observed=tuple(observed(judgement)),
+            observed=tuple(observed_of(judgement)),
             evidence=tuple(one.location for one in evidence),
         )
 
@@ -251,7 +261,7 @@ class GatesSession:
             reason=reason or "",
             red=not caught,
             report="" if caught else falsifier_report(falsifier, sabotaged, control, reason or ""),
-            observed=tuple(observed(sabotaged)),
+            observed=tuple(observed_of(sabotaged)),
             evidence=tuple(one.location for side in (pair.sabotaged, pair.control)
                            for many in side.values() for one in many),
         )  # fmt: skip
@@ -328,7 +338,7 @@ class GatesSession:
             path = saved_text(self.settings, contract.sha)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(contract.text, encoding="utf-8", newline="")
-        proposed = None if kept.proposed is None else plain(kept.proposed)
+        proposed = None if kept.proposed is None else kept.proposed.to_json()
         return replace(result, record=kept.sha, written=kept.written, proposed=proposed)
 
     def _as_judged(self, result: Result) -> Contract | None:
@@ -344,11 +354,12 @@ class GatesSession:
         parsed = [Result.from_json(dict(one)) for one in results]
         if any(one.written for one in parsed):
             self.ledger = Ledger(self.settings.evidence)  # workers appended to it
-        self._told = write_contracts(self.settings, self.ledger, parsed, self._as_judged)
+        told = write_contracts(self.settings, self.ledger, parsed, self._as_judged)
         published = Publisher(
             self.settings, armed_by_session(parsed), self._as_judged, self.ledger, self.read
         )
-        self._told += published.publish()
+        written = told if self.settings.record == "never" else list(told)
+        self._told = chain(written, published.publish())
 
     def summarise(
         self, results: Sequence[Mapping[str, Any]], reporter: pytest.TerminalReporter

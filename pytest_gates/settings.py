@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_gates.contract.runs import Caps
 
 RecordMode = Literal["changed", "always", "never"]
+StaleMode = Literal["show", "red"]
 CACHE_FOLDER = ".pytest_gates"
 
 
@@ -33,6 +34,8 @@ class Settings:
     """BLOCKED and UNARMED are red."""
     live: bool = False
     """REPLAYED and BLOCKED are red."""
+    stale: StaleMode = "show"
+    """Whether a verdict that is SUSPECT is only shown, or red."""
     html: Path | None = None
     """Where the HTML report goes."""
     attest: Path | None = None
@@ -76,6 +79,10 @@ class Settings:
 
 
 INI_OPTIONS: dict[str, tuple[str, str]] = {
+    "gates_stale": (
+        "show",
+        "what is done about a replayed verdict that is SUSPECT: show or red",
+    ),
     "gates_timeout_s": ("1800", "seconds after which a run that declares no timeout_s is ended"),
     "gates_lock_timeout_s": ("3600", "seconds to wait for a device that another process holds"),
     "gates_evidence_limit_mib": ("16", "largest evidence of one run, in MiB"),
@@ -93,7 +100,7 @@ def settings_from(config: pytest.Config, session: str, terminal: TextIO | None =
     Raises:
         ValueError: an option is no positive number; the message names it.
     """
-    numbers = {name: _positive(config, name) for name in INI_OPTIONS}
+    numbers = {name: _positive(config, name) for name in INI_OPTIONS if name != "gates_stale"}
     record = config.getoption("gates_record")
     if record is None:
         record = "never" if os.environ.get("CI") or config.getoption("gates_replay") else "changed"
@@ -105,6 +112,7 @@ def settings_from(config: pytest.Config, session: str, terminal: TextIO | None =
         replay=config.getoption("gates_replay"),
         strict=config.getoption("gates_strict"),
         live=config.getoption("gates_live"),
+        stale=_stale(config),
         html=_output(config, "gates_report"),
         attest=_output(config, "gates_attest"),
         timeout_s=numbers["gates_timeout_s"],
@@ -115,6 +123,13 @@ def settings_from(config: pytest.Config, session: str, terminal: TextIO | None =
         max_parameters=int(numbers["gates_max_parameters"]),
         max_step_tokens=int(numbers["gates_max_step_tokens"]),
     )
+
+
+def _stale(config: pytest.Config) -> StaleMode:
+    text = str(config.getini("gates_stale"))
+    if text not in {"show", "red"}:
+        raise ValueError(f"gates_stale = {text!r} in pytest's configuration: expected show or red")
+    return "red" if text == "red" else "show"
 
 
 def _output(config: pytest.Config, option: str) -> Path | None:

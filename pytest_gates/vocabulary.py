@@ -22,35 +22,41 @@ class GpuModel:
     source: str
 
 
-_H100 = "NVIDIA H100 datasheet, sparse figure halved"
-_AMPERE = "NVIDIA Ampere GA102 GPU architecture whitepaper"
-_ADA = "NVIDIA Ada GPU architecture whitepaper"
+_A100 = "nvidia.com/en-us/data-center/a100: BFLOAT16 Tensor Core 312"
+_H100 = "nvidia.com/en-us/data-center/h100: BFLOAT16 Tensor Core"
 
+# Where NVIDIA prints figures with 2:4 sparsity, half of them is the dense peak. A row is here only
+# if its figure could be looked up; `gpus:` in a contract adds others, with their source.
 GPUS: dict[str, GpuModel] = {
     gpu.name: gpu
     for gpu in (
-        GpuModel("NVIDIA B200", 2250, "NVIDIA HGX B200 datasheet, sparse figure halved"),
-        GpuModel("NVIDIA H200", 989.5, "NVIDIA H200 datasheet, sparse figure halved"),
-        GpuModel("NVIDIA H200 NVL", 835.5, "NVIDIA H200 NVL datasheet, sparse figure halved"),
-        GpuModel("NVIDIA GH200 480GB", 989.5, "NVIDIA GH200 datasheet, sparse figure halved"),
-        GpuModel("NVIDIA H100 80GB HBM3", 989.5, _H100),
-        GpuModel("NVIDIA H100 NVL", 835.5, _H100),
-        GpuModel("NVIDIA H100 PCIe", 756.5, _H100),
-        GpuModel("NVIDIA A100-SXM4-40GB", 312, "NVIDIA A100 datasheet"),
-        GpuModel("NVIDIA A100-SXM4-80GB", 312, "NVIDIA A100 datasheet"),
-        GpuModel("NVIDIA A100-PCIE-40GB", 312, "NVIDIA A100 datasheet"),
-        GpuModel("NVIDIA A100 80GB PCIe", 312, "NVIDIA A100 datasheet"),
-        GpuModel("NVIDIA A10", 125, "NVIDIA A10 datasheet"),
-        GpuModel("NVIDIA A40", 149.7, "NVIDIA A40 datasheet"),
-        GpuModel("NVIDIA L4", 121, "NVIDIA L4 datasheet, sparse figure halved"),
-        GpuModel("NVIDIA L40S", 362.05, "NVIDIA L40S datasheet"),
-        GpuModel("NVIDIA RTX A6000", 154.8, _AMPERE),
-        GpuModel("NVIDIA RTX 6000 Ada Generation", 364.2, _ADA),
-        GpuModel("NVIDIA GeForce RTX 3090", 71, _AMPERE),
-        GpuModel("NVIDIA GeForce RTX 4080", 97.5, _ADA),
-        GpuModel("NVIDIA GeForce RTX 4090", 165.2, _ADA),
         GpuModel(
-            "NVIDIA GeForce RTX 5090", 209.5, "NVIDIA RTX Blackwell GPU architecture whitepaper"
+            "NVIDIA B200", 2250, "NVIDIA Blackwell datasheet, HGX B200: 4.5 PFLOPS sparse, halved"
+        ),
+        GpuModel(
+            "NVIDIA H200", 989.5, "nvidia.com/en-us/data-center/h200: H200 SXM 1979 sparse, halved"
+        ),
+        GpuModel("NVIDIA H100 80GB HBM3", 989.5, f"{_H100}, SXM 1979 sparse, halved"),
+        GpuModel("NVIDIA H100 NVL", 835.5, f"{_H100}, NVL 1671 sparse, halved"),
+        GpuModel("NVIDIA H100 PCIe", 756.5, f"{_H100}, PCIe 1513 sparse, halved"),
+        GpuModel("NVIDIA A100-SXM4-40GB", 312, _A100),
+        GpuModel("NVIDIA A100-SXM4-80GB", 312, _A100),
+        GpuModel("NVIDIA A100-PCIE-40GB", 312, _A100),
+        GpuModel("NVIDIA A100 80GB PCIe", 312, _A100),
+        GpuModel("NVIDIA A10", 125, "NVIDIA A10 datasheet: 125 dense"),
+        GpuModel("NVIDIA A40", 149.7, "NVIDIA A40 datasheet: 149.7 dense"),
+        GpuModel("NVIDIA L4", 121, "NVIDIA L4 datasheet: 242 sparse, halved"),
+        # The dense figure printed beside it, 362.05, is less than half: the bound is the larger.
+        GpuModel("NVIDIA L40S", 366.5, "NVIDIA L40S datasheet: 733 sparse, halved"),
+        GpuModel(
+            "NVIDIA GeForce RTX 4090",
+            165.2,
+            "NVIDIA Ada GPU architecture whitepaper v2: BF16 with FP32 accumulation, dense",
+        ),
+        GpuModel(
+            "NVIDIA GeForce RTX 5090",
+            209.6,
+            "NVIDIA RTX Blackwell whitepaper: FP16 838.4 sparse, halved; FP32 accumulation halves",
         ),
     )
 }

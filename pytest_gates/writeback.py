@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import hashlib
+import glob
 import os
 import re
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pytest_gates.canonical import text_digest
 from pytest_gates.contract import nodes
 from pytest_gates.contract.guard import decode_contract, read_contract_bytes
 from pytest_gates.contract.nodes import Node, Scalar, node_at, parse_document, place, to_data
@@ -33,6 +34,7 @@ BASIS = "verdict_basis"
 NOTE = "verdict_basis_note"
 """Where a basis that people wrote is kept."""
 LOCK_TIMEOUT_S = 30.0
+TEMPORARY = ".tmp"
 
 _VERSION = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})\.[0-9]{1,9}")
 
@@ -104,6 +106,16 @@ def render(text: str, edit: ContractEdit, file: str) -> str:
     return result
 
 
+def with_changelog(text: str, entries: Sequence[str], file: str) -> str:
+    """The text with entries before the others of its changelog, the first one on top."""
+    for entry in reversed(entries):
+        root = _parse(text, file)
+        draft = Draft(text, file, to_data(root))
+        _prepend(draft, root, entry)
+        text = draft.result()
+    return text
+
+
 def diff(old: str, new: str, file: str) -> str:
     """Unified diff of two texts of a contract; empty if they are equal."""
     lines = unified(old.splitlines(keepends=True), new.splitlines(keepends=True), file)
@@ -115,8 +127,7 @@ def write(path: Path, seen_text: str, edit: ContractEdit, file: str, locks: Path
     """Apply an edit to a contract's file, atomically and under a lock.
 
     The file may have changed since it was read, but only in what write-back itself writes (other
-    processes record into the same contract) and in what is no data; the edit is then made in the
-    new text.
+    processes record too) and in what is no data; the edit is then made in the new text.
 
     Args:
         path: The contract.
@@ -129,15 +140,25 @@ def write(path: Path, seen_text: str, edit: ContractEdit, file: str, locks: Path
         What was written, as a unified diff; empty if there was nothing to change.
 
     Raises:
-        WriteBackRefusedError: Changed by others, unsafe to edit, locked for too long, or not
-            writable. The contract is as it was.
+        WriteBackRefusedError: Changed by others, unsafe to edit, locked or not writable.
     """
+
+    def edited(text: str) -> str:
+        if text != seen_text:
+            _refuse_foreign_change(seen_text, text, file)
+        return render(text, edit, file)
+
+    return rewrite(path, edited, file, locks)
+
+
+def rewrite(path: Path, edited: Callable[[str], str], file: str, locks: Path) -> str:
+    """Replace a contract's text by what `edited` makes of it; else as `write`, which uses it."""
     path = path.resolve()
-    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
+    name = text_digest(os.fsencode(path).hex())[:32]
     try:
         locks.mkdir(parents=True, exist_ok=True)
         with FileLock(locks / f"{name}.lock", timeout=LOCK_TIMEOUT_S):
-            return _write_locked(path, seen_text, edit, file)
+            return _rewrite_locked(path, edited, file)
     except Timeout:
         reason = f"another process has held its lock for {LOCK_TIMEOUT_S:.0f} s"
     except ContractError as error:
@@ -147,12 +168,11 @@ def write(path: Path, seen_text: str, edit: ContractEdit, file: str, locks: Path
     raise WriteBackRefusedError(f"{file}: {reason}; nothing was written")
 
 
-def _write_locked(path: Path, seen_text: str, edit: ContractEdit, file: str) -> str:
+def _rewrite_locked(path: Path, edited: Callable[[str], str], file: str) -> str:
+    _sweep(path)
     data = read_contract_bytes(path, file)
     text = decode_contract(data, file)
-    if text != seen_text:
-        _refuse_foreign_change(seen_text, text, file)
-    new = render(text, edit, file)
+    new = edited(text)
     if new == text:
         return ""
     mark = codecs.BOM_UTF8 if data.startswith(codecs.BOM_UTF8) else b""
@@ -160,9 +180,15 @@ def _write_locked(path: Path, seen_text: str, edit: ContractEdit, file: str) -> 
     return diff(text, new, file)
 
 
+def _sweep(path: Path) -> None:
+    """Remove what a process left that was killed in here; it held the lock that is ours now."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}"):
+        left.unlink(missing_ok=True)
+
+
 def _refuse_foreign_change(seen_text: str, text: str, file: str) -> None:
     root = _parse(text, file)
-    before, after = _foreign(to_data(_parse(seen_text, file))), _foreign(to_data(root))
+    before, after = foreign(to_data(_parse(seen_text, file))), foreign(to_data(root))
     changed = difference(before, after)
     if changed is not None:
         at = place(node_at(root, changed, key=True), file)
@@ -178,7 +204,7 @@ def _replace_file(path: Path, data: bytes, file: str) -> None:
     for what, part in (("the file", path), ("its folder", path.parent)):
         if not part.stat().st_mode & 0o222 or not os.access(part, os.W_OK):
             raise WriteBackRefusedError(f"{file}: {what} is read-only; nothing was written")
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
     temporary = Path(name)
     try:
         with open(descriptor, "wb") as stream:  # noqa: PTH123 - Path.open takes no descriptor
@@ -190,8 +216,7 @@ def _replace_file(path: Path, data: bytes, file: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    # The edit is in place; a file system that cannot sync folders makes it no failure.
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # some file systems cannot sync folders
         fsync_folder(path.parent)
 
 
@@ -353,7 +378,7 @@ def _is_ours(value: Node) -> bool:
     return isinstance(value, Scalar) and kind(value.value, value.style) == "null"
 
 
-def _foreign(data: Any) -> Any:
+def foreign(data: Any) -> Any:
     """The data of a contract less what write-back writes."""
 
     def without(mapping: dict[Any, Any], *names: str) -> dict[Any, Any]:

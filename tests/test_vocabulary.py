@@ -24,7 +24,7 @@ def test_a_hint_adds_the_unit_or_mends_the_spelling(word: str, told: str) -> Non
     ("word", "told"),
     [
         ("B200", "did you mean `NVIDIA B200`?"),
-        ("H200", "did you mean `NVIDIA H200` or `NVIDIA H200 NVL`?"),
+        ("H200", "did you mean `NVIDIA H200`?"),
         ("NVIDIA RTX 4090", "did you mean `NVIDIA GeForce RTX 4090`?"),
         ("NVIDIA H20", "did you mean `NVIDIA H200`?"),
     ],

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, ClassVar, Self
 
 from pydantic import (
     AfterValidator,
@@ -22,6 +22,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from pytest_gates.checks.strictness import Compare, FieldChange, unproven
 from pytest_gates.evidence import Evidence
 from pytest_gates.model.config import Run
 from pytest_gates.model.telemetry import EVENTS, METRICS
@@ -183,6 +184,20 @@ class Check(BaseModel):
         extra="forbid",
         use_attribute_docstrings=True,
     )
+
+    STRICTER: ClassVar[Mapping[str, Compare]] = MappingProxyType({})
+    """Tells for a field whether another value asks for more; of the others nothing is proven."""
+
+    def changes_from(self, older: Self) -> Iterator[FieldChange]:
+        """What this check asks for otherwise than an older form of it did, field by field."""
+        for name in type(self).model_fields:
+            was, now = getattr(older, name), getattr(self, name)
+            if was != now:
+                yield FieldChange(name, was, now, self._stricter(name)(was, now))
+
+    def _stricter(self, field: str) -> Compare:
+        """How a field is compared, where it may depend on the others."""
+        return self.STRICTER.get(field, unproven)
 
     def needs(self) -> tuple[Need, ...]:
         """Runs named by the check itself."""

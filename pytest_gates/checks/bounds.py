@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,7 @@ from pytest_gates.checks.base import (
 )
 from pytest_gates.checks.declared import shape_of, window_misfits
 from pytest_gates.checks.figures import headroom, several, short
+from pytest_gates.checks.strictness import Change, Compare, less, more, more_of, unproven, wider
 from pytest_gates.checks.window import ended, resolved_device, samples, unfinished
 from pytest_gates.evidence import Evidence
 from pytest_gates.model.config import ForwardRun, ProbeRun, Run
@@ -57,6 +58,17 @@ class Bounded(RunCheck):
     """Every value is less than this."""
     at: Literal["all", "first", "last"] = "all"
     """Which values are held against the bounds."""
+
+    STRICTER: ClassVar[Mapping[str, Compare]] = {
+        "above": more,
+        "below": less,
+        "steps": wider,
+        "at": lambda _, now: Change.TIGHTENED if now == "all" else Change.LOOSENED,
+    }
+
+    def _stricter(self, field: str) -> Compare:
+        # The first or last value of another window is another value.
+        return unproven if field == "steps" and self.at != "all" else super()._stricter(field)
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
@@ -129,6 +141,8 @@ class Finite(RunCheck):
     steps: Window | None = None
     """For metrics of steps: first and last step; the whole run if left out."""
 
+    STRICTER: ClassVar[Mapping[str, Compare]] = {"metrics": more_of, "steps": wider}
+
     def misfits(self, run: Run, gpus: Collection[str]) -> Iterator[Refusal]:
         """Metrics or windows that the run does not have."""
         yield from scope_misfits(run, self.metrics, self.steps)
@@ -168,6 +182,8 @@ class RequiredFields(RunCheck):
     kind: Literal["required_fields"]
     fields: Annotated[tuple[StepMetric, ...], Field(min_length=1)] = REQUIRED_STEP_FIELDS
     """Metrics of steps that must be there."""
+
+    STRICTER: ClassVar[Mapping[str, Compare]] = {"fields": more_of}
 
     def misfits(self, run: Run, gpus: Collection[str]) -> Iterator[Refusal]:
         """Drivers without steps."""

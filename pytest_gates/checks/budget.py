@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
     BeforeValidator,
@@ -32,6 +32,7 @@ from pytest_gates.checks.base import (
 from pytest_gates.checks.binomial import QuantileTest, bare_minimum, quantile_test
 from pytest_gates.checks.declared import shape_of, window_misfits
 from pytest_gates.checks.figures import headroom, short
+from pytest_gates.checks.strictness import Compare, less, limits, more
 from pytest_gates.checks.window import Samples, ended, samples, samples_during
 from pytest_gates.evidence import CONTAMINATING_REASONS, Evidence, Sample
 from pytest_gates.model.config import Run
@@ -121,6 +122,19 @@ class Budget(RunCheck):
         if (self.below is None) == (self.above is None):
             raise ValueError("give either below or above")
         return self
+
+    STRICTER: ClassVar[Mapping[str, Compare]] = {
+        "below": limits(less),
+        "above": limits(more),
+        "confidence": more,
+    }
+
+    def _stricter(self, field: str) -> Compare:
+        if field != "statistic":
+            return super()._stricter(field)
+        # Below a limit the higher quantile is harder to keep, above one the lower.
+        harder = more if self.below is not None else less
+        return lambda was, now: harder(float(QUANTILES[was]), float(QUANTILES[now]))
 
     @property
     def alpha(self) -> Fraction:

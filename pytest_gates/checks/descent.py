@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pytest_gates.checks.base import (
     NO_GPUS,
@@ -22,6 +22,7 @@ from pytest_gates.checks.base import (
 from pytest_gates.checks.ceilings import device_flops
 from pytest_gates.checks.declared import shape_of, undeclared, window_misfits
 from pytest_gates.checks.figures import headroom, short
+from pytest_gates.checks.strictness import Compare, less, more
 from pytest_gates.checks.trend import FEWEST, Slope, slope_interval
 from pytest_gates.checks.window import Samples, ended, samples
 from pytest_gates.evidence import Evidence
@@ -48,6 +49,13 @@ class Descent(RunCheck):
     """Least fall from the mean of the window's first tenth to the mean of its last."""
     start_tolerance: Positive | None = 0.1
     """Share by which the loss of step 0 may differ from ln(vocabulary); null: not from scratch."""
+
+    STRICTER: ClassVar[Mapping[str, Compare]] = {
+        "slope_below": less,
+        "confidence": more,
+        "drop": more,
+        "start_tolerance": less,
+    }
 
     def misfits(self, run: Run, gpus: Collection[str]) -> Iterator[Refusal]:
         """Windows too short or too long, and recordings that declare too little."""

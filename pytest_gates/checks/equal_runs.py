@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -31,6 +31,7 @@ from pytest_gates.checks.base import (
 )
 from pytest_gates.checks.bounds import scope_misfits
 from pytest_gates.checks.figures import short
+from pytest_gates.checks.strictness import Change, Compare, less, more, more_of, unproven, wider
 from pytest_gates.checks.window import Samples, ended, samples
 from pytest_gates.evidence import Evidence
 from pytest_gates.model.config import Run
@@ -84,6 +85,12 @@ def _compared(value: object) -> object:
     raise ValueError("expected {run: a, repeat: 2}, or two runs by name: [a, b]")
 
 
+def _more_executions(was: object, now: object) -> Change:
+    if isinstance(was, Repeated) and isinstance(now, Repeated) and was.run == now.run:
+        return more(was.repeat, now.repeat)
+    return Change.LOOSENED
+
+
 class EqualRuns(RunsCheck):
     """Executions say the same of every metric and fact, bit for bit, or `differ` in at least one.
 
@@ -103,6 +110,19 @@ class EqualRuns(RunsCheck):
     """Largest difference of a value that still counts as equal; 0 compares bits."""
     expect: Literal["equal", "differ"] = "equal"
     """What must be the case."""
+
+    STRICTER: ClassVar[Mapping[str, Compare]] = {
+        "metrics": more_of,
+        "facts": more_of,
+        "steps": wider,
+        "tolerance": less,
+    }
+
+    def _stricter(self, field: str) -> Compare:
+        # Where runs must differ in something, more to look at makes it easier.
+        if self.expect == "differ":
+            return unproven
+        return _more_executions if field == "of" else super()._stricter(field)
 
     @model_validator(mode="after")
     def _something(self) -> Self:

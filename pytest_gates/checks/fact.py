@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BeforeValidator,
@@ -19,6 +19,7 @@ from pydantic import (
 
 from pytest_gates.checks.base import NO_GPUS, Number, Outcome, RunCheck, Verdict
 from pytest_gates.checks.figures import short
+from pytest_gates.checks.strictness import Compare, fewer_of, less, more
 from pytest_gates.checks.window import ended
 from pytest_gates.evidence import Evidence
 
@@ -48,6 +49,12 @@ class Fact(RunCheck):
     """Least value of a number."""
     at_most: Number | None = None
     """Largest value of a number."""
+
+    STRICTER: ClassVar[Mapping[str, Compare]] = {
+        "one_of": fewer_of,
+        "at_least": more,
+        "at_most": less,
+    }
 
     @model_validator(mode="after")
     def _one_claim(self) -> Self:

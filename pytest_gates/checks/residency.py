@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -21,6 +21,7 @@ from pytest_gates.checks.layers import (
     l4_busy,
     l5_speed,
 )
+from pytest_gates.checks.strictness import Change, Compare
 from pytest_gates.checks.window import ended, unfinished
 from pytest_gates.evidence import Evidence
 from pytest_gates.model.config import PretrainRun, RecordedRun, Run
@@ -62,6 +63,14 @@ _VERDICTS = {
 }
 
 
+def _more_layers(was: Layers, now: Layers) -> Change:
+    """Each group that was demanded follows from one that is: the same layers or fewer."""
+    old, new = ([set(one) if isinstance(one, tuple) else {one} for one in many]
+                for many in (was, now))  # fmt: skip
+    follows = all(any(group <= before for group in new) for before in old)
+    return Change.TIGHTENED if follows else Change.LOOSENED
+
+
 class Residency(RunCheck):
     """Each required layer is proven; a refuted one fails, an unavailable one decides nothing.
 
@@ -78,6 +87,8 @@ class Residency(RunCheck):
     """Layers that must be proven; of a nested list, one."""
     floor: Literal["census"] = "census"
     """Least memory: that of the declared architecture's state, never what the run says."""
+
+    STRICTER: ClassVar[Mapping[str, Compare]] = {"require": _more_layers}
 
     def misfits(self, run: Run, gpus: Collection[str]) -> Iterator[Refusal]:
         """Runs that do not ask for CUDA, and recordings that do not declare their model."""

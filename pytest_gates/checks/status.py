@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr, model_validator
 
@@ -21,6 +21,7 @@ from pytest_gates.checks.base import (
 )
 from pytest_gates.checks.declared import window_misfits
 from pytest_gates.checks.figures import headroom, short
+from pytest_gates.checks.strictness import Compare, demanded, fewer_of, less, more
 from pytest_gates.checks.window import ended
 from pytest_gates.evidence import Evidence
 from pytest_gates.model.config import RecordedRun, Run
@@ -55,6 +56,12 @@ class ExitStatus(RunCheck):
     """Most seconds from the start of the run's process to its end, measured outside."""
     run_folder: StrictBool | None = None
     """Whether the run's process made its folder."""
+
+    STRICTER: ClassVar[Mapping[str, Compare]] = {
+        "expect": fewer_of,
+        "within_s": less,
+        "run_folder": demanded,
+    }
 
     @property
     def statuses(self) -> tuple[str, ...]:
@@ -134,6 +141,8 @@ class EventCheck(RunCheck):
     """Every occurrence comes before the first of this event, which occurs too."""
     steps: Window | None = None
     """Only occurrences within these steps count."""
+
+    STRICTER: ClassVar[Mapping[str, Compare]] = {"at_least": more, "before": demanded}
 
     @model_validator(mode="after")
     def _one_count(self) -> Self:

@@ -5,9 +5,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from pytest_gates.commands import completion, env, new, report, schema, validate
+from pytest_gates.commands import (
+    audit,
+    completion,
+    diff,
+    env,
+    history,
+    new,
+    report,
+    schema,
+    sync,
+    validate,
+)
 
 Command = Callable[[argparse.Namespace], int]
 """Carries a command out; returns 0 if all is well and 1 if something was found."""
 
-COMMANDS = (new, validate, report, env, schema, completion)
+COMMANDS = (new, validate, audit, history, diff, sync, report, env, schema, completion)

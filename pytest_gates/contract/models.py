@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
 
 from pytest_gates.canonical import digest, text_digest
 from pytest_gates.checks.base import Check, Verdict
@@ -25,12 +26,30 @@ class Block(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+def _calendar_day(text: str) -> str:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        raise ValueError("expected a day of the calendar, like 2026-12-31") from None
+    return text
+
+
 class Waiver(Block):
     """Why a known failure is tolerated, by whom, and until when."""
 
     reason: Annotated[StrictStr, Field(min_length=1)]
     owner: Annotated[StrictStr, Field(min_length=1)]
-    until: Annotated[StrictStr, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+    until: Annotated[
+        StrictStr, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), AfterValidator(_calendar_day)
+    ]
+    """Its last day, YYYY-MM-DD in UTC."""
+
+    def expired(self, today: str) -> bool:
+        """Whether its last day lies before `today`, YYYY-MM-DD."""
+        return self.until < today
+
+    def __str__(self) -> str:
+        return f"waived until {self.until} by {self.owner}: {self.reason}"
 
 
 class GpuRow(Block):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -154,13 +155,13 @@ class _Columns:
     """Rows gathered into columns; a row that lacks a column has None there."""
 
     names: tuple[str, ...]
-    rows: list[_Line] = field(default_factory=list)
+    rows: list[Mapping[str, Any]] = field(default_factory=list)
 
     def series(self) -> Series:
-        said = {name for row in self.rows for name in row.model_fields_set}
+        said = {name for row in self.rows for name in row}
         return Series(
             {
-                name: tuple([_cell(getattr(row, name)) for row in self.rows])
+                name: tuple([_cell(row.get(name)) for row in self.rows])
                 for name in self.names
                 if name in said
             }
@@ -175,6 +176,8 @@ def _names(line: type[_Line]) -> tuple[str, ...]:
     return tuple(name for name in line.model_fields if name != "kind")
 
 
+LARGEST_INTEGER = 2**53 - 1
+_STEP_NAMES = frozenset(_names(StepLine))
 _MEASURED = {kind: _names(LINES[kind]) for kind in ("step", "epoch", "slot")}
 
 
@@ -200,6 +203,7 @@ def parse_telemetry(
     properties: dict[str, PropertyResult] = {}
     ignored: set[str] = set()
     lines, notes = _lines(data, place, cut_off=cut_off)
+    steps, lines = _plain_steps(lines)
     for number, text in lines:
         line = _parse(text, f"{place}:{number}")
         if isinstance(line, EventLine):
@@ -213,12 +217,60 @@ def parse_telemetry(
         elif isinstance(line, PropertyLine):
             properties[line.name] = PropertyResult(line.name, line.examples, line.counterexample)
         else:
-            tables[line.kind].rows.append(line)  # type: ignore[attr-defined]  # made from METRICS
+            said = {name: getattr(line, name) for name in line.model_fields_set}
+            tables[line.kind].rows.append(said)  # type: ignore[attr-defined]  # made from METRICS
     if ignored:
         notes.append(f"{place}: unregistered keys were left out: {', '.join(sorted(ignored))}")
     series = {f"{kind}s": table.series() for kind, table in tables.items()}
+    series["steps"] = steps or series["steps"]
     telemetry = Telemetry(**series, events=tuple(events), facts=facts, properties=properties)
     return telemetry, tuple(notes)
+
+
+_STEP = b'{"kind":"step",'
+_STEP_WORD = b'"step"'
+
+
+Lines = list[tuple[int, bytes]]
+
+
+def _plain_steps(lines: Lines) -> tuple[Series | None, Lines]:
+    """The steps at once, and the lines that are left to read one by one.
+
+    Most telemetry is flat objects of the same registered finite numbers, and read ten times as fast
+    like this. Lines that begin and end with a brace and hold nothing nested are whole objects; as
+    many objects as lines is one a line. If any step line is not of that kind, all are left.
+    """
+    steps = [text for _, text in lines if text.startswith(_STEP)]
+    rest = [(number, text) for number, text in lines if not text.startswith(_STEP)]
+    whole = steps and all(text.endswith(b"}") for text in steps)
+    if not whole or any(_STEP_WORD in text for _, text in rest):
+        return None, lines
+    try:
+        rows: list[Any] = _DECODER.decode("[" + b",\n".join(steps).decode() + "]")
+    except (ValueError, RecursionError):
+        return None, lines
+    if len(rows) != len(steps) or any(type(row) is not dict for row in rows):
+        return None, lines
+    columns = _plain_columns(rows)
+    return (None, lines) if columns is None else (Series(columns), rest)
+
+
+def _plain_columns(rows: list[dict[str, Any]]) -> dict[str, tuple[float | str | None, ...]] | None:
+    names = rows[0].keys()
+    if names - {"kind"} - _STEP_NAMES or any(row.keys() != names for row in rows):
+        return None
+    columns = {name: [row[name] for row in rows] for name in names}
+    kinds, numbers = set(columns.pop("kind")), columns.get("step", [None])
+    if kinds != {"step"} or set(map(type, numbers)) != {int} or min(numbers) < 0:
+        return None
+    for column in columns.values():
+        said = [value for value in column if value is not None]
+        if not set(map(type, said)) <= {int, float} or not all(map(math.isfinite, said)):
+            return None
+        if said and max(map(abs, said)) > LARGEST_INTEGER:
+            return None
+    return {name: tuple(map(_cell, columns[name])) for name in _MEASURED["step"] if name in columns}
 
 
 def _lines(data: bytes, place: str, *, cut_off: bool) -> tuple[list[tuple[int, bytes]], list[str]]:
@@ -235,7 +287,7 @@ def _lines(data: bytes, place: str, *, cut_off: bool) -> tuple[list[tuple[int, b
 
 def _parse(text: bytes, where: str) -> _Line:
     try:
-        value = json.loads(text.decode(), parse_constant=_refuse, object_pairs_hook=unique)
+        value = _DECODER.decode(text.decode())
     except (ValueError, RecursionError) as error:
         quoted = text[:SHOWN].decode("utf-8", "replace")
         raise EvidenceError(f"{where}: no telemetry line ({error}): {quoted}") from None
@@ -269,6 +321,9 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(mapping) != len(pairs):
         raise ValueError("a key is there twice")
     return mapping
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=unique)
 
 
 def describe(error: ValidationError) -> str:

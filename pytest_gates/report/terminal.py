@@ -31,6 +31,8 @@ ELASTIC = (HEAD.index("measured"), HEAD.index("limit"))
 """Columns that give way where the terminal is narrow, down to `NARROWEST`."""
 NARROWEST, WIDEST = 14, 44
 GAP = "  "
+MANY = 200
+"""Rows beyond which plain passes are only counted, and lines of diffs that are shown."""
 NAMED = 3
 """Ids that a line of the tally names; the table and `--gates-strict` have them all."""
 WITHOUT_TERMINAL = (160, 24)
@@ -79,6 +81,10 @@ def tally(results: Sequence[Result]) -> list[str]:
         unarmed = [gate.subject for gate in real if not gate.armed_by]
         never = f"; UNARMED: {_some(unarmed)}" if unarmed else ""
         lines.append(f"seen red: {len(real) - len(unarmed)} of {len(real)} gates{never}")
+    lines += [
+        f"waived: {gate.subject} {gate.status}: {gate.waiver}" for gate in real if gate.waiver
+    ]
+    lines += [f"SUSPECT: {gate.subject}: {cause}" for gate in real for cause in gate.suspect]
     falsifiers = [result for result in results if result.kind == "falsifier" and not result.prose]
     if falsifiers:
         lines.append(f"falsifiers: {len(falsifiers)}" + _counted(falsifiers))
@@ -110,17 +116,31 @@ def _some(names: Sequence[str]) -> str:
 
 
 def write_summary(
-    results: Sequence[Result], told: Sequence[str], reporter: pytest.TerminalReporter
+    results: Sequence[Result], told: Iterable[str], reporter: pytest.TerminalReporter
 ) -> None:
     """Write table, tally and what was written (or would be) to the terminal."""
+    everything = reporter.config.getoption("verbose") > 0
     reporter.ensure_newline()
     reporter.section("gates", sep="=")
-    shown = [result for result in results if not result.prose]
+    real = [result for result in results if not result.prose]
+    shown = real if everything or len(real) <= MANY else [one for one in real if _telling(one)]
     if shown:
         _write_table(shown, reporter)
         reporter.write_line("")
-    for line in (*tally(results), *told):
+    if len(shown) < len(real):
+        reporter.write_line(f"{len(real) - len(shown)} that passed are not listed; -v lists them")
+    for line in tally(results):
         reporter.write_line(line)
+    for number, line in enumerate(told):
+        if number >= MANY and not everything:
+            reporter.write_line(f"and more than these {MANY} lines; -v shows them all")
+            break
+        reporter.write_line(line)
+
+
+def _telling(result: Result) -> bool:
+    """Whether it must be seen among thousands: whatever is no plain pass."""
+    return result.red or result.status not in {Status.PASS, Status.CAUGHT}
 
 
 def _write_table(results: Sequence[Result], reporter: pytest.TerminalReporter) -> None:

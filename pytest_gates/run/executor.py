@@ -17,6 +17,8 @@ from pytest_gates.run.drivers import DRIVERS, Bench
 from pytest_gates.run.plan import Execution
 from pytest_gates.settings import Settings
 
+PRUNE_EACH = 16
+"""The cache is looked through whenever a sixteenth of its limit is new, and at the end."""
 IGNORE = "# Made by pytest-gates: evidence that no record cites, corpora, locks.\n*\n"
 
 
@@ -29,10 +31,14 @@ class Executor:
         self._bench = Bench(settings)
         self._locations: dict[Execution, str] = {}
         self._failures: dict[Execution, GatesError] = {}
+        self._unpruned = 0
+        """Bytes sealed since the cache was last pruned."""
 
     def close(self) -> None:
         """End all processes of this session's runs."""
         self._bench.close()
+        if self._unpruned:
+            self._prune()
 
     def obstacle(self, run: Run) -> str | None:
         """Why this machine cannot execute the run, or None."""
@@ -81,7 +87,17 @@ class Executor:
         location = sealed.relative_to(self._settings.root).as_posix()
         marker.parent.mkdir(parents=True, exist_ok=True)
         write_durably(marker, json.dumps({"location": location}).encode())
-        prune(self._settings.cache, self._settings.cache_limit_mib * 2**20)
+        self._unpruned += sum(file.stat().st_size for file in sealed.iterdir())
+        if self._unpruned > self._limit_bytes / PRUNE_EACH:
+            self._prune()
+
+    @property
+    def _limit_bytes(self) -> float:
+        return self._settings.cache_limit_mib * 2**20
+
+    def _prune(self) -> None:
+        prune(self._settings.cache, self._limit_bytes)
+        self._unpruned = 0
 
     def _prepare(self) -> None:
         cache = self._settings.cache

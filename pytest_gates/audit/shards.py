@@ -1,0 +1,100 @@
+"""The part of the audit that is the same for every record, done by as many processes as help.
+
+Each process takes some folders of the ledger: it proves each record's bytes, re-hashes its evidence
+and derives its verdict again. What spans records is left to `project`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from pytest_gates.audit.codes import AuditFinding
+from pytest_gates.audit.records import record_findings
+from pytest_gates.contract.models import Contract, Falsifier, Gate
+from pytest_gates.evidence import Evidence
+from pytest_gates.evidence_store import read_evidence
+from pytest_gates.ledger import Broken, read_record, record_files
+from pytest_gates.timeline import RECORDS, Entry, entry_of
+
+ALONE = 500
+"""Records that one process audits before others are worth their start."""
+KEPT = 256
+"""Evidence kept in memory, for records that share it."""
+PIECES = 8
+"""Portions of work a process, so that none waits long for the last."""
+
+Declared = Mapping[tuple[str, str], Gate | Falsifier]
+
+
+@dataclass
+class Proven:
+    """What came of some records."""
+
+    entries: list[Entry] = field(default_factory=list)
+    broken: list[Broken] = field(default_factory=list)
+    findings: list[AuditFinding] = field(default_factory=list)
+
+
+def declared_by(contracts: Iterable[Contract]) -> Declared:
+    """Gates and falsifiers by contract and id."""
+    return {(contract.id, item.id): item for contract in contracts for item in contract.items}
+
+
+def prove(root: Path, evidence: Path, contracts: Sequence[Contract]) -> Proven:
+    """Prove every record of a project."""
+    files = list(record_files(evidence / RECORDS))
+    processes = os.cpu_count() or 1
+    if len(files) <= ALONE or processes == 1:
+        return _prove(root, evidence.name, declared_by(contracts), files)
+    size = max(1, len(files) // (processes * PIECES))
+    portions = [files[start : start + size] for start in range(0, len(files), size)]
+    total = Proven()
+    # Forked: the contracts are loaded already, and the command has no threads.
+    _SHARED.update(root=root, evidence=evidence.name, declared=declared_by(contracts))
+    gc.freeze()  # or every collection of a child would copy the parent's pages
+    with ProcessPoolExecutor(processes, get_context("fork"), gc.disable) as pool:
+        for entries, broken, findings in pool.map(_prove_shared, portions):
+            total.entries += [Entry(*values) for values in entries]
+            total.broken += broken
+            total.findings += findings
+    return total
+
+
+_SHARED: dict[str, Any] = {}
+"""What forked processes find in their memory."""
+
+
+def _prove_shared(
+    files: Sequence[Path],
+) -> tuple[list[tuple[Any, ...]], list[Broken], list[AuditFinding]]:
+    found = _prove(_SHARED["root"], _SHARED["evidence"], _SHARED["declared"], files)
+    return [tuple(entry) for entry in found.entries], found.broken, found.findings
+
+
+def _prove(root: Path, evidence: str, declared: Declared, files: Sequence[Path]) -> Proven:
+    kept: dict[str, Evidence] = {}
+
+    def read(location: str) -> Evidence:
+        if location not in kept:
+            if len(kept) >= KEPT:
+                kept.pop(next(iter(kept)))
+            kept[location] = read_evidence(root, location)
+        return kept[location]
+
+    found = Proven()
+    for path in files:
+        record = read_record(path, f"{evidence}/{RECORDS}/{path.parent.name}/{path.name}")
+        if isinstance(record, Broken):
+            found.broken.append(record)
+            continue
+        found.entries.append(entry_of(record.sha, vars(record)))
+        item = declared.get((record.contract, record.subject))
+        found.findings += record_findings(record, item, read)
+    return found

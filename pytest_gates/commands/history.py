@@ -1,0 +1,174 @@
+"""`pytest-gates history [GATE]`: when a gate was judged, what came out, and what had changed."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_gates.commands.project import offer_root, project_root
+from pytest_gates.commands.say import say
+from pytest_gates.errors import GatesError
+
+if TYPE_CHECKING:
+    from pytest_gates.timeline import Entry
+
+FIELDS = ("time", "contract", "subject", "verdict", "figure", "limit", "headroom_pct", "gpu",
+          "torch", "driver", "code", "evaluator", "attempts", "changed", "reason",
+          "sha")  # fmt: skip
+LAST = 40
+"""Lines of a gate's table in the terminal, and values of a sparkline."""
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def offer(commands: Any) -> None:
+    """Add the command to the command line."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "history",
+        help="the timeline of a gate: verdicts, figures, GPUs, and what changed",
+        description="Without a gate: one line for each, with the run of its figures. With one: a "
+        "line for each judgement, the newest last. Nothing is proven here; `pytest-gates audit` "
+        "does that.",
+        epilog="pytest-gates history GATE-GPU-004 --gpu H200 --since 2026-11-01",
+    )
+    parser.add_argument("gate", nargs="?", metavar="GATE", help="GATE or CONTRACT::GATE")
+    parser.add_argument("--gpu", metavar="NAME", help="only GPUs whose name holds this; or `cpu`")
+    parser.add_argument("--since", metavar="DATE", help="not before this day or time (UTC)")
+    parser.add_argument("--until", metavar="DATE", help="not after this day or time (UTC)")
+    parser.add_argument("--verdict", choices=("pass", "fail", "inconclusive"))
+    parser.add_argument("--last", type=int, default=LAST, metavar="N",
+                        help=f"lines of the table (default: {LAST})")  # fmt: skip
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="for programs")
+    form.add_argument("--csv", action="store_true", help="for spreadsheets")
+    offer_root(parser)
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Tell the history; 1 if there is none of that gate."""
+    from pytest_gates.timeline import read_entries, timelines  # noqa: PLC0415 - heavy
+
+    contract, _, subject = (arguments.gate or "").rpartition("::")
+    entries = read_entries(project_root(arguments.root) / "evidence", subject or None)
+    if subject:
+        entries = [one for one in entries if one.subject == subject
+                   and contract in {"", one.contract}]  # fmt: skip
+        if not entries:
+            raise GatesError(f"no record of {arguments.gate}")
+    told: dict[str, list[tuple[Entry, str]]] = {}
+    for of, history in sorted(timelines(entries).items()):
+        ordered = [history.records[sha] for sha in reversed(history.newest_first)]
+        kept = [row for row in _changes(ordered) if _wanted(row[0], arguments)]
+        if kept:
+            told[of] = kept
+    if arguments.json or arguments.csv:
+        rows = [_row(entry, changed) for many in told.values() for entry, changed in many]
+        say(json.dumps(rows, indent=2) if arguments.json else _csv(rows))
+    elif subject:
+        for of, many in told.items():
+            _timeline(of, many, arguments.last)
+    else:
+        _overview(told)
+    return 0
+
+
+def _wanted(entry: Entry, arguments: argparse.Namespace) -> bool:
+    gpu = arguments.gpu
+    on_gpu = gpu is None or gpu.lower() in (entry.gpu or "cpu").lower()
+    since, until = arguments.since, arguments.until
+    # A day compares with the beginning of a time: everything of that day counts.
+    after = since is None or entry.time[: len(since)] >= since
+    before = until is None or entry.time[: len(until)] <= until
+    return on_gpu and after and before and arguments.verdict in {None, str(entry.verdict)}
+
+
+def _changes(ordered: Iterable[Entry]) -> Iterable[tuple[Entry, str]]:
+    """Each judgement with what had changed since the one before it on the same GPU."""
+    before: dict[str | None, Entry] = {}
+    for entry in ordered:
+        was = before.get(entry.gpu)
+        yield entry, "" if was is None else ", ".join(_differences(was, entry))
+        before[entry.gpu] = entry
+
+
+def _differences(was: Entry, now: Entry) -> Iterable[str]:
+    if was.verdict != now.verdict:
+        yield f"{was.verdict} -> {now.verdict}"
+    if was.gate_hash != now.gate_hash:
+        yield "gate"
+    if was.run_hash != now.run_hash:
+        yield "run"
+    for name in ("evaluator", "torch", "driver"):
+        if getattr(was, name) != getattr(now, name):
+            yield f"{name} {getattr(was, name)} -> {getattr(now, name)}"
+    if was.code != now.code:
+        yield "code"
+
+
+def _row(entry: Entry, changed: str) -> dict[str, Any]:
+    said = entry._asdict() | {"changed": changed, "verdict": str(entry.verdict)}
+    return {name: said[name] for name in FIELDS}
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().rstrip("\n")
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Values as bars between their least and their largest; the newest last."""
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BARS[round((value - low) * scale)] for value in values)
+
+
+def _values(many: Sequence[tuple[Entry, str]]) -> list[float]:
+    return [entry.value for entry, _ in many[-LAST:] if entry.value is not None]
+
+
+def _timeline(of: str, many: Sequence[tuple[Entry, str]], last: int) -> None:
+    say(of)
+    if values := _values(many):
+        say(f"  {sparkline(values)}  {min(values):g} to {max(values):g}, the last {len(values)}")
+    hidden = len(many) - last
+    if hidden > 0:
+        say(f"  {hidden} older ones: --last {len(many)}")
+    cells = [
+        (
+            entry.time,
+            str(entry.verdict),
+            entry.figure,
+            entry.limit,
+            "" if entry.headroom_pct is None else f"{entry.headroom_pct:+.1f} %",
+            entry.gpu or "CPU",
+            (entry.code or "")[:12],
+            changed,
+        )
+        for entry, changed in many[-last:]
+    ]
+    _table((("when", "verdict", "measured", "limit", "headroom", "gpu", "code", "changed"), *cells))
+
+
+def _overview(told: dict[str, list[tuple[Entry, str]]]) -> None:
+    cells = [
+        (of, str(len(many)), sparkline(_values(many)), str(many[-1][0].verdict),
+         many[-1][0].figure, many[-1][0].gpu or "CPU", many[-1][0].time)
+        for of, many in told.items()
+    ]  # fmt: skip
+    _table((("gate", "records", "figures", "newest", "measured", "gpu", "when"), *cells))
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        say(("  " + "  ".join(padded)).rstrip())

@@ -1,0 +1,97 @@
+"""The timeline of a gate on the command line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from test_ledger import record
+
+from pytest_gates import cli, timeline
+from pytest_gates.checks.base import Verdict
+from pytest_gates.commands.history import sparkline
+from pytest_gates.ledger import Ledger
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three judgements of a gate, the middle one a failure on another torch; and another gate."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    ledger = Ledger(tmp_path / "evidence")
+    parents: tuple[str, ...] = ()
+    for day, value, verdict, gpu in (
+        (1, 41.0, Verdict.PASS, "NVIDIA H200"),
+        (2, 71.0, Verdict.FAIL, "NVIDIA H200"),
+        (3, 44.0, Verdict.PASS, "NVIDIA GeForce RTX 4090"),
+    ):
+        observed = {"check": "budget", "verdict": str(verdict), "figure": f"median {value:g} ms",
+                    "limit": "< 60 ms", "value": value, "headroom_pct": 1.5}  # fmt: skip
+        parents = (
+            ledger.append(record(time=f"2026-01-0{day}T10:00:00Z", verdict=verdict, gpu=gpu,
+                                 observed=(observed,), parents=parents)),
+        )  # fmt: skip
+    ledger.append(record(subject="OTHER", time="2026-01-04T10:00:00Z"))
+    return tmp_path
+
+
+def asked(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    """Days of the judgements that are told."""
+    assert cli.main(["history", *arguments, "--json"]) == 0
+    return [row["time"][8:10] for row in json.loads(capsys.readouterr().out)]
+
+
+@pytest.mark.usefixtures("root")
+def test_a_gate_is_told_from_old_to_new_with_what_changed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["history", "G"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "C::G"
+    assert lines[1].startswith("  ▁█▂  41 to 71, the last 3")
+    assert [line.split()[1] for line in lines[3:]] == ["pass", "fail", "pass"]
+    assert lines[4].endswith("pass -> fail")
+    assert "median 71 ms" in lines[4]
+    assert "+1.5 %" in lines[4]
+
+
+@pytest.mark.usefixtures("root")
+def test_filters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert asked(capsys) == ["01", "02", "03", "04"]
+    assert asked(capsys, "C::G") == ["01", "02", "03"]
+    assert asked(capsys, "G", "--gpu", "h200") == ["01", "02"]
+    assert asked(capsys, "G", "--since", "2026-01-02") == ["02", "03"]
+    assert asked(capsys, "G", "--until", "2026-01-02") == ["01", "02"]
+    assert asked(capsys, "G", "--verdict", "fail") == ["02"]
+    assert asked(capsys, "G", "--gpu", "cpu") == []
+
+
+@pytest.mark.usefixtures("root")
+def test_csv_has_a_row_a_judgement(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["history", "G", "--csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["figure"] for row in rows] == ["median 41 ms", "median 71 ms", "median 44 ms"]
+
+
+@pytest.mark.usefixtures("root")
+def test_all_gates_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["history"]) == 0
+    told = capsys.readouterr().out
+    assert "C::G      3        ▁█▂" in told
+    assert "C::OTHER  1" in told
+    assert cli.main(["history", "NOWHERE"]) == 1
+
+
+def test_two_processes_read_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = sorted(timeline.read_entries(root / "evidence"))
+    monkeypatch.setattr(timeline, "ALONE", 0)
+    assert sorted(timeline.read_entries(root / "evidence")) == alone
+    assert len(alone) == 4
+
+
+def test_a_sparkline_of_equal_values_is_flat() -> None:
+    assert sparkline([]) == ""
+    assert sparkline([3.0, 3.0]) == "▁▁"
