@@ -248,3 +248,23 @@ def test_without_the_extra_the_remedy_comes_before_any_run(
     result.stderr.fnmatch_lines(["*pip install 'pytest-gates[[]report]'*"])
     assert not (project.root / "gates.html").exists()
     assert not (project.root / ".pytest_gates").exists()
+
+
+def test_a_waived_failure_is_told_everywhere_and_is_no_error(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = project.root / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    project.steps("steps.jsonl", wall_ms=[200.0 + step % 7 for step in range(30)])
+    waiver = '\n        waiver: {reason: a slow disk, owner: Ada, until: "2999-01-01"}\n'
+    project.contract(RECORDED + waiver)
+    result = project.run("--gates-report", "gates.html", "--gates-attest", "out.json")
+    assert "::error" not in result.stdout.str()
+    page = _page(project, "gates.html")
+    assert "FAIL WAIVED" in page.text
+    assert "Waived until 2999-01-01 by Ada: a slow disk" in page.text
+    assert "FAIL WAIVED" in summary.read_text(encoding="utf-8")
+    told = (project.root / "out.json").read_text(encoding="utf-8")
+    assert '"result": "WARNED"' in told
+    assert '"GATE-MEDIAN": "FAIL DECLARED WAIVED"' in told

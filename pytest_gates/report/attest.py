@@ -25,7 +25,7 @@ def statement(results: Sequence[Result], root: Path, evidence: Mapping[str, str]
 
     Subjects are the contracts, the evidence and the commit. A gate that was judged from recorded
     evidence passes like one that was run, and its contract's annotation says REPLAYED. BLOCKED
-    and waived items are warnings: nothing was shown of them.
+    and waived items are warnings.
     """
     failed = [result for result in results if result.red]
     passed = [result for result in results if not result.red and _green(result)]
@@ -72,7 +72,8 @@ def _contract(file: str, results: Sequence[Result], root: Path) -> dict[str, Any
 
 
 def _word(result: Result) -> str:
-    return str(result.status) + ("" if result.mode is Mode.NONE else f" {result.mode}")
+    mode = "" if result.mode is Mode.NONE else f" {result.mode}"
+    return str(result.status) + mode + (" WAIVED" if result.waived else "")
 
 
 def _commit(root: Path) -> list[dict[str, Any]]:

@@ -35,11 +35,12 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def _cells(result: Result) -> tuple[str, ...]:
-    mark = "❌ " if result.red else "" if result.status is Status.BLOCKED else "✅ "
+    calm = "⚠️ " if result.waived else "" if result.status is Status.BLOCKED else "✅ "
+    waived = " WAIVED" if result.waived else ""
     return (
         result.subject,
         result.prior or "none",
-        mark + str(result.status),
+        ("❌ " if result.red else calm) + str(result.status) + waived,
         str(result.mode) if result.mode is not Mode.NONE else "none",
         result.figure or result.reason,
         result.limit,

@@ -150,7 +150,7 @@ class Page:
 
 
 def _said(result: Result) -> str:
-    word = str(result.status).lower()
+    word = str(result.status).lower() + (", waived" if result.waived else "")
     return f"{word}, replayed" if result.mode is Mode.REPLAYED else word
 
 
