@@ -27,11 +27,11 @@ CPU = RUN.replace("cuda:0", "cpu")
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every training run ends because its disk is full."""
 
-    def produce(bench: Bench, execution: Execution, holder: str) -> Path:
+    def produce(bench: Bench, execution: Execution, holder: str) -> list[Path]:
         assert isinstance(execution.run, PretrainRun), holder
         reason = "No space left on device"
-        return seal_run(bench.sealed, run=execution.run, lines=step_lines(2), status="IO_ERROR",
-                        reason=reason, scratch=bench.settings.root / "scratch")  # fmt: skip
+        return [seal_run(bench.sealed, run=execution.run, lines=step_lines(2), status="IO_ERROR",
+                        reason=reason, scratch=bench.settings.root / "scratch")]  # fmt: skip
 
     monkeypatch.setitem(DRIVERS, "pretrain", produce)
 
