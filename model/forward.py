@@ -7,7 +7,6 @@ end, so that looking does not put a synchronisation into every layer.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 
 import torch
@@ -19,6 +18,7 @@ from pytest_gates.model.built import built, compute_dtype
 from pytest_gates.model.config import ForwardRun, Request
 from pytest_gates.model.control import Control
 from pytest_gates.model.seams import Seams
+from pytest_gates.model.slot_statistics import SlotStatistics
 from pytest_gates.model.transformer import Observe, Transformer, attention_backend
 from pytest_gates.model.writer import TelemetryWriter
 
@@ -76,6 +76,7 @@ def trace(path: ForwardPath, tokens: list[int], writer: TelemetryWriter) -> None
     writer.fact("tokens", len(tokens))
     writer.fact("tokens_sha256", _sha256(fed))
     writer.fact("positions_sha256", _sha256(torch.arange(len(tokens))))
+    writer.fact("shapes_sha256", slots.shapes_sha256)
     writer.fact("logits_sha256", _sha256(logits))
     following = fed[1:].to(logits.device)
     loss = F.cross_entropy(logits[:-1], following).item() if len(tokens) > 1 else None
@@ -89,51 +90,6 @@ def search_properties(path: ForwardPath, declared: ForwardRun, writer: Telemetry
     for wanted in declared.properties:
         sought = properties.OF_A_MODEL[wanted.name](wanted, path, declared.architecture.vocab)
         writer.property(**vars(properties.search(wanted.name, sought)))
-
-
-STATISTICS = ("mean", "std", "rms", "abs_max", "zeros_pct", "non_finite")
-"""What is said of each slot, in this order in `slot_statistics`."""
-
-
-@torch.no_grad()
-def slot_statistics(activations: Tensor) -> Tensor:
-    """`STATISTICS` of all elements of one slot, as a float64 vector on the slot's own device.
-
-    The standard deviation is that of the population. Sums are taken in float64, so that large
-    activations do not overflow. A non-finite activation shows in the figures that it spoils.
-    """
-    x = activations.float()
-    root_count = math.sqrt(x.numel())
-    mean = x.mean(dtype=torch.float64)
-    return torch.stack(
-        (
-            mean,
-            torch.linalg.vector_norm(x - mean, dtype=torch.float64) / root_count,
-            torch.linalg.vector_norm(x, dtype=torch.float64) / root_count,
-            torch.linalg.vector_norm(x, ord=math.inf, dtype=torch.float64),
-            (x == 0).sum().double() * (100 / x.numel()),
-            (~x.isfinite()).sum().double(),
-        )
-    )
-
-
-class SlotStatistics:
-    """An observer of a forward pass: keeps a vector a slot on the device until it is asked."""
-
-    def __init__(self) -> None:
-        self._places: list[tuple[int, str]] = []
-        self._vectors: list[Tensor] = []
-
-    def __call__(self, layer: int, slot: str, activations: Tensor) -> None:
-        """Look at one slot; nothing waits for the device."""
-        self._places.append((layer, slot))
-        self._vectors.append(slot_statistics(activations))
-
-    def write(self, writer: TelemetryWriter) -> None:
-        """Read everything back, once, and say a line a slot, in the order of the pass."""
-        rows = torch.stack(self._vectors).tolist()
-        for (layer, slot), row in zip(self._places, rows, strict=True):
-            writer.slot(layer=layer, slot=slot, **dict(zip(STATISTICS, row, strict=True)))
 
 
 def _sha256(tensor: Tensor) -> str:

@@ -48,7 +48,6 @@ from pytest_gates.model.training import DataEnd
 from pytest_gates.model.transformer import attention_backend
 from pytest_gates.model.writer import TelemetryWriter
 
-
 _METADATA_NAMES = {"epoch_loss": "train_loss", "epoch_s": "wall_seconds"}
 """What the field calls an epoch's figures in a checkpoint's metadata."""
 

@@ -15,6 +15,7 @@ from pytest_gates.checks.fact import Fact
 from pytest_gates.checks.property import Property
 from pytest_gates.checks.residency import Residency
 from pytest_gates.checks.status import EventCheck, ExitStatus
+from pytest_gates.checks.trace_spike import TraceSpike
 
 AnyCheck = Annotated[
     Budget
@@ -28,7 +29,8 @@ AnyCheck = Annotated[
     | EventCheck
     | Fact
     | EqualRuns
-    | Property,
+    | Property
+    | TraceSpike,
     Field(discriminator="kind"),
 ]
 """Any check, told apart by `kind`. A new one is a class in a file of its own, here and below."""
@@ -46,6 +48,7 @@ CHECKS: tuple[type[Check], ...] = (
     Fact,
     EqualRuns,
     Property,
+    TraceSpike,
 )
 
 __all__ = ["CHECKS", "AnyCheck"]

@@ -154,8 +154,9 @@ def exceeded(run: Run, caps: Caps) -> Iterator[tuple[str, str]]:
             tokens = run.tokens_per_step
             yield "batch_size", _over("tokens a step", tokens, caps.step_tokens,
                                       "gates_max_step_tokens")  # fmt: skip
-    if isinstance(run, PretrainRun | ForwardRun):
-        size = run.architecture.parameters
+    architecture = run.architecture if isinstance(run, PretrainRun | ForwardRun) else None
+    if architecture is not None:
+        size = architecture.parameters
         if size > caps.parameters:
             yield "model", _over("parameters", size, caps.parameters, "gates_max_parameters")
 

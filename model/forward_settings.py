@@ -1,0 +1,99 @@
+"""What a forward run may be asked beyond its trace: properties, a reference, and generation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StrictBool, StrictInt, StrictStr
+
+from pytest_gates.model.settings import Count, Index, NotNegative, Settings
+
+
+class Causality(Settings):
+    """Property: tokens after position j never change the logits up to j."""
+
+    name: Literal["causality"]
+    examples: Count = 20
+    """Sequences that are tried."""
+    length: Annotated[StrictInt, Field(ge=2)] = 24
+    """Longest sequence, in tokens."""
+    atol: NotNegative = 0.0
+    """Largest difference of a logit that still counts as unchanged."""
+
+
+class _Close(Settings):
+    """A property that rounding touches, because the kernels see other shapes."""
+
+    examples: Count = 10
+    """Cases that are tried."""
+    length: Annotated[StrictInt, Field(ge=2)] = 16
+    """Longest sequence, in tokens."""
+    atol: NotNegative = 1e-4
+    """Largest difference of a logit that still counts as unchanged."""
+
+
+class BatchInvariance(_Close):
+    """Property: the logits of a sequence do not depend on what shares its batch."""
+
+    name: Literal["batch_invariance"]
+
+
+class DecodeEqualsPrefill(_Close):
+    """Property: tokens fed in parts through the KV cache give the logits of one pass."""
+
+    name: Literal["decode_equals_prefill"]
+
+
+class PositionShift(_Close):
+    """Property: only distances between positions count, as RoPE promises (arXiv:2104.09864)."""
+
+    name: Literal["position_shift"]
+    shift: Count = 100
+    """Largest shift of all positions."""
+
+
+class UniformLogits(_Close):
+    """Property: with an output projection of zeros the loss is ln(vocabulary)."""
+
+    name: Literal["uniform_logits"]
+
+
+class Padding(_Close):
+    """Property: padding on either side, masked, does not change the logits of real tokens."""
+
+    name: Literal["padding"]
+
+
+PathProperty = Annotated[
+    Causality | BatchInvariance | DecodeEqualsPrefill | PositionShift | UniformLogits | Padding,
+    Field(discriminator="name"),
+]
+"""A property of a forward path."""
+
+
+class Against(Settings):
+    """The reference: the same prompt through a float64 implementation of its own."""
+
+    weights: StrictStr | None = None
+    """Weights of the reference; left out: the run's own parameters, as they were built."""
+    tokenizer: StrictStr | None = None
+    """Tokenizer of the reference, as a run's `tokenizer`."""
+    backward: StrictBool = False
+    """Whether the gradients of the prompt's loss are compared too."""
+
+
+class Decode(Settings):
+    """Generation: `repeat` times the same, each reported as one step."""
+
+    tokens: Count = 32
+    """Tokens to generate each time."""
+    repeat: Count = 1
+    """Times it is done; step 0 holds the warm-up."""
+    temperature: NotNegative = 0.0
+    """0 takes the likeliest token; above, tokens are drawn from the softmax of logits / it."""
+    top_k: Index = 0
+    """Tokens are drawn from the k likeliest; 0: from all."""
+    prefill: Annotated[StrictInt, Field(ge=0)] = 0
+    """Repeat the prompt's tokens to this length; 0: the prompt as it is."""
+    graph: Literal["auto", "off"] = "auto"
+    """`auto`: on CUDA the step is captured into a graph."""
