@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter
 
+from pytest_gates.model.forward_faults import FORWARD_FAULTS, ForwardFault
 from pytest_gates.model.config import ForwardRun, Index, Positive, PretrainRun, ProbeRun, Settings
 
 
@@ -56,9 +57,9 @@ class SlowStep(_Fault):
         return None
 
 
-Fault = Annotated[SilentCpuFallback | SlowStep, Field(discriminator="fault")]
+Fault = Annotated[SilentCpuFallback | SlowStep | ForwardFault, Field(discriminator="fault")]
 """Every fault; a new one is a class here, a seam's handler in `seams`, and a test."""
 
-FAULTS: tuple[type[_Fault], ...] = (SilentCpuFallback, SlowStep)
+FAULTS: tuple[type[Settings], ...] = (SilentCpuFallback, SlowStep, *FORWARD_FAULTS)
 
-fault_adapter: TypeAdapter[SilentCpuFallback | SlowStep] = TypeAdapter(Fault)
+fault_adapter: TypeAdapter[SilentCpuFallback | SlowStep | ForwardFault] = TypeAdapter(Fault)

@@ -32,12 +32,6 @@ class _Close(Settings):
     """Largest difference of a logit that still counts as unchanged."""
 
 
-class BatchInvariance(_Close):
-    """Property: the logits of a sequence do not depend on what shares its batch."""
-
-    name: Literal["batch_invariance"]
-
-
 class DecodeEqualsPrefill(_Close):
     """Property: tokens fed in parts through the KV cache give the logits of one pass."""
 
@@ -52,12 +46,6 @@ class PositionShift(_Close):
     """Largest shift of all positions."""
 
 
-class UniformLogits(_Close):
-    """Property: with an output projection of zeros the loss is ln(vocabulary)."""
-
-    name: Literal["uniform_logits"]
-
-
 class Padding(_Close):
     """Property: padding on either side, masked, does not change the logits of real tokens."""
 
@@ -65,7 +53,7 @@ class Padding(_Close):
 
 
 PathProperty = Annotated[
-    Causality | BatchInvariance | DecodeEqualsPrefill | PositionShift | UniformLogits | Padding,
+    Causality | DecodeEqualsPrefill | PositionShift | Padding,
     Field(discriminator="name"),
 ]
 """A property of a forward path."""

@@ -2,8 +2,7 @@
 
 A property is one function that returns a `Search`, registered at the end of this file. The search
 runs in the process of the run; hypothesis draws the cases and shrinks what failed. This module
-imports hypothesis, so only a run that declares a property imports it; and it imports no torch, so
-that rules of the program itself can be searched without.
+imports hypothesis, so only a run that declares a property imports it.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from hypothesis import strategies
 from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.errors import Flaky, NoSuchExample
 
-from pytest_gates.model import device
+from pytest_gates.model import device, path_properties
 from pytest_gates.model.config import Causality, DeviceGrammarProperty
 from pytest_gates.model.device import DeviceRequest
 from pytest_gates.model.telemetry import encode_number
@@ -238,8 +237,21 @@ def _edited() -> SearchStrategy[str]:
     return draw_edited()
 
 
-OF_A_MODEL: dict[str, Callable[[Any, Logits, int], Search[Any]]] = {"causality": causality}
-"""Properties of a model, by name: (declared, logits, vocabulary) -> what to search."""
+def _of_a_path(made: Callable[[Any, Any], Any]) -> Callable[[Any, Any, int], Search[Any]]:
+    def search_for(declared: Any, path: Any, _vocabulary: int) -> Search[Any]:
+        space, violation = made(declared, path)
+        return Search((space,), violation, declared.examples)
+
+    return search_for
+
+
+OF_A_MODEL: dict[str, Callable[[Any, Any, int], Search[Any]]] = {
+    "causality": causality,
+    "decode_equals_prefill": _of_a_path(path_properties.decode_equals_prefill),
+    "position_shift": _of_a_path(path_properties.position_shift),
+    "padding": _of_a_path(path_properties.padding),
+}
+"""Properties of a model, by name: (declared, path, vocabulary) -> what to search."""
 
 OF_THE_RULES: dict[str, Callable[[Any], Search[Any]]] = {"device_grammar": device_grammar}
 """Properties of the program's own rules, by name: declared -> what to search."""

@@ -1,4 +1,4 @@
-"""Checkpoints in the layout of Hugging Face: `config.json` beside one or several safetensors files."""
+"""Checkpoints in the layout of Hugging Face: `config.json` beside safetensors files."""
 
 from __future__ import annotations
 

@@ -84,7 +84,8 @@ class SlotStatistics:
     """An observer of a forward pass: keeps a row a slot on the device until it is asked."""
 
     def __init__(self) -> None:
-        self._shapes: list[str] = []
+        self.shapes: list[str] = []
+        """A line a slot: layer, name and shape."""
         self._places: list[tuple[int, str]] = []
         self._held: dict[tuple[int, torch.dtype], list[tuple[int, Tensor]]] = defaultdict(list)
         self._held_bytes = 0
@@ -93,7 +94,7 @@ class SlotStatistics:
     def __call__(self, layer: int, slot: str, activations: Tensor) -> None:
         """Look at one slot, now or together with later ones; nothing waits for the device."""
         row = activations.detach().reshape(-1)
-        self._shapes.append(f"{layer} {slot} {list(activations.shape)}\n")
+        self.shapes.append(f"{layer} {slot} {list(activations.shape)}\n")
         self._held[row.numel(), row.dtype].append((len(self._places), row))
         self._places.append((layer, slot))
         self._held_bytes += row.nbytes
@@ -126,8 +127,8 @@ class SlotStatistics:
 
     @property
     def shapes_sha256(self) -> str:
-        """SHA-256 over a line a slot: layer, name and shape."""
-        return hashlib.sha256("".join(self._shapes).encode()).hexdigest()
+        """SHA-256 over `shapes`."""
+        return hashlib.sha256("".join(self.shapes).encode()).hexdigest()
 
     def write(self, writer: TelemetryWriter) -> None:
         """Say a line a slot, in the order of the pass."""

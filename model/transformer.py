@@ -157,6 +157,17 @@ class Block(nn.Module):
         return _seen(observe, layer, "residual_out", x + self.mlp(normed, layer, observe))
 
 
+RunBlock = Callable[[nn.Module, Tensor, Span, int, Observe | None], Tensor]
+"""Runs one block of a decoder: block, x (B T C), span, layer, observer -> B T C."""
+
+
+def _run_block(
+    block: nn.Module, x: Tensor, span: Span, layer: int, observe: Observe | None
+) -> Tensor:
+    out: Tensor = block(x, span, layer, observe)
+    return out
+
+
 class Decoder(nn.Module):
     """Embedding, blocks and final norm, under the name `model` of the checkpoints."""
 
@@ -167,6 +178,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Block(architecture) for _ in range(architecture.layers))
         self.norm = nn.RMSNorm(architecture.hidden, eps=float(architecture.norm_eps))
         self.rope_theta = float(architecture.rope_theta)
+        self.run_block: RunBlock = _run_block
 
     def forward(
         self,
@@ -181,7 +193,7 @@ class Decoder(nn.Module):
         x: Tensor = self.embed_tokens(tokens)  # B T C
         span = self.span(x, positions, valid, cache)
         for layer, block in enumerate(self.layers):
-            x = block(x, span, layer, observe)
+            x = self.run_block(block, x, span, layer, observe)
         return _seen(observe, -1, "final_norm", self.norm(x))
 
     def span(

@@ -193,5 +193,10 @@ def test_nan_shows_nothing_and_equal_infinities_are_unchanged() -> None:
 
 
 def test_every_declared_property_is_registered() -> None:
-    assert set(OF_A_MODEL) == {Causality(name="causality").name}
+    assert set(OF_A_MODEL) == {
+        Causality(name="causality").name,
+        "decode_equals_prefill",
+        "position_shift",
+        "padding",
+    }
     assert set(OF_THE_RULES) == {GRAMMAR.name}

@@ -15,6 +15,7 @@ from pytest_gates.checks.fact import Fact
 from pytest_gates.checks.property import Property
 from pytest_gates.checks.residency import Residency
 from pytest_gates.checks.status import EventCheck, ExitStatus
+from pytest_gates.checks.trace_parity import SameInput, TraceParity
 from pytest_gates.checks.trace_spike import TraceSpike
 
 AnyCheck = Annotated[
@@ -30,7 +31,9 @@ AnyCheck = Annotated[
     | Fact
     | EqualRuns
     | Property
-    | TraceSpike,
+    | TraceSpike
+    | TraceParity
+    | SameInput,
     Field(discriminator="kind"),
 ]
 """Any check, told apart by `kind`. A new one is a class in a file of its own, here and below."""
@@ -49,6 +52,8 @@ CHECKS: tuple[type[Check], ...] = (
     EqualRuns,
     Property,
     TraceSpike,
+    TraceParity,
+    SameInput,
 )
 
 __all__ = ["CHECKS", "AnyCheck"]

@@ -1,7 +1,7 @@
 """Recorded traces as CSV: a row a layer with a column a slot, or a row a slot.
 
-The wide form has the columns `layer` and slots, each a standard deviation; the long one, which `pytest-gates trace --csv`
-writes, has `layer`, `slot` and statistics by the names of the registered metrics.
+The wide form has the columns `layer` and slots, each a standard deviation; the long one, which
+`pytest-gates trace --csv` writes, has `layer`, `slot` and statistics by the names of the metrics.
 """
 
 from __future__ import annotations

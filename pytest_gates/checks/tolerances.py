@@ -1,0 +1,2 @@
+OWN_ERROR: dict[str, dict[str, float]] = {}
+GRADIENT: dict[str, float] = {}
