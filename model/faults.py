@@ -10,8 +10,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter
 
-from pytest_gates.model.forward_faults import FORWARD_FAULTS, ForwardFault
 from pytest_gates.model.config import ForwardRun, Index, Positive, PretrainRun, ProbeRun, Settings
+from pytest_gates.model.forward_faults import FORWARD_FAULTS, ForwardFault
 
 
 class _Fault(Settings):

@@ -123,7 +123,11 @@ class ForwardPath:
         with torch.enable_grad(), self.context():
             logits = self.model(batch)[0]
         torch.autograd.backward(F.cross_entropy(logits[:-1].float(), batch[0, 1:]))
-        found = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+        # A parameter that the loss never reached has a gradient too: zero.
+        found = {
+            name: torch.zeros_like(p) if p.grad is None else p.grad
+            for name, p in self.model.named_parameters()
+        }
         self.model.zero_grad()
         return found
 
@@ -230,7 +234,7 @@ def compare_backward(
     for gradient in compared:
         parts = gradient.name.split(".")
         inside = parts[1] == "layers"
-        name = ".".join(parts[3:] if inside else parts[:-1])
+        name = ".".join(parts[3:] if inside else parts[-2:])
         slots(int(parts[2]) if inside else -1, f"grad {name}", found[gradient.name])
     for row, gradient in zip(slots.rows(), compared, strict=True):
         writer.slot(

@@ -33,7 +33,9 @@ def _combining(layer: int, combine: Callable[[Tensor, Tensor], Tensor]) -> Edit:
     return edit
 
 
-def _attending(layer: int, attend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]) -> Edit:
+def _attending(
+    layer: int, attend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+) -> Edit:
     def edit(model: nn.Module) -> None:
         attention = model.get_submodule(f"model.layers.{layer}.self_attn")
         assert isinstance(attention, Attention)

@@ -140,7 +140,7 @@ def compare_gradients(
         figures = torch.stack(
             (
                 norms[0] / norms[1],
-                (value * wanted).sum() / (norms[0] * norms[1]),
+                (value * wanted).sum() / (norms[0] * norms[1]).clamp_min(1e-300),
                 relative_l2(value, wanted),
             )
         ).tolist()

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from pytest_gates.model.config import Host
+from pytest_gates.model.faults import SilentCpuFallback, SlowStep, fault_adapter
 from pytest_gates.model.forward_edits import EDITS
 from pytest_gates.model.forward_faults import FewerTokens
-from pytest_gates.model.faults import SilentCpuFallback, SlowStep, fault_adapter
 from pytest_gates.model.resolve import resolve
 
 

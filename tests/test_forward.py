@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders import evidence
 from torch import Tensor
 from torch.nn.functional import log_softmax, scaled_dot_product_attention
 
+from pytest_gates.checks.base import Verdict
+from pytest_gates.checks.fact import Fact
 from pytest_gates.model import forward
 from pytest_gates.model.attention import rotate
-from pytest_gates.model.config import ForwardRun, Request
+from pytest_gates.model.config import PRESETS, ForwardRun, Request
 from pytest_gates.model.forward import ForwardPath
 from pytest_gates.model.seams import Seams
 from pytest_gates.model.slot_statistics import STATISTICS, fingerprints, slot_statistics
@@ -230,3 +233,22 @@ def test_a_leak_in_one_layer_is_found_and_shrunk(tmp_path: Path, layer: int) -> 
     assert counterexample["changed_positions"] == [0]
     assert counterexample["largest_difference"] > 0
     assert found["examples"] >= 1
+
+
+def test_a_contract_that_asks_for_the_impossible_is_told_both_counts(tmp_path: Path) -> None:
+    """The field's contradiction: tied embeddings and 366M to 374M parameters."""
+    facts = _facts(_forward(tmp_path / "out", model=TINY | {"tied": True}))
+    shape = _declared(model=TINY | {"tied": True}).architecture
+    assert shape is not None
+    assert facts["parameters"] == facts["parameters_if_tied"] == shape.parameters
+    big = PRESETS["llama-370m"].model_copy(update={"tied": True})
+    told = {
+        "parameters": big.parameters,
+        "parameters_if_tied": big.parameters,
+        "parameters_if_untied": PRESETS["llama-370m"].parameters,
+    }
+    asked = {"kind": "fact", "fact": "parameters", "at_least": 366_000_000, "at_most": 374_000_000}
+    outcome = Fact.model_validate(asked).evaluate(evidence(facts=told))
+    assert outcome.verdict is Verdict.FAIL
+    assert "parameters is 322,045,952" in outcome.summary
+    assert "tied 322,045,952, untied 373,509,120" in outcome.summary

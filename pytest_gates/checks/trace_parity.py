@@ -93,9 +93,10 @@ def first_divergence(
         if metric not in slot.figures or ("grad_cosine" in slot.figures) is not backward:
             continue
         error = slot.figures[metric]
-        limit = factor * max(
-            (GRADIENT[key] if backward else OWN_ERROR[key].get(slot.name, 0.0)) for key in keys
-        )
+        table = GRADIENT if backward else OWN_ERROR
+        name = slot.name.split(".")[-2 if "." in slot.name else 0] if backward else slot.name
+        name = name.removeprefix("grad ")
+        limit = factor * max(table[key].get(name, 0.0) for key in keys)
         if not error <= limit:
             return Divergence(slot, error, limit, tuple(before))
         before.append(slot.at)
