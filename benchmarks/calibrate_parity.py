@@ -97,10 +97,10 @@ def main() -> None:
     lines = [
         '"""Tolerances of parity. Generated: python -m benchmarks.calibrate_parity.',
         "",
-        f"{MARGIN} times the largest error that rounding alone made, on the CPU, over sound models of",
-        f"{len(SHAPES)} shapes, {len(GAINS)} scales and {len(LENGTHS)} lengths, in torch "
-        f"{torch.__version__.split('+')[0]}. Rows: the type of the",
-        "matmuls, or how one side's weights are stored.",
+        f"{MARGIN} times the largest error that rounding alone made, on the CPU, over sound models",
+        f"of {len(SHAPES)} shapes, {len(GAINS)} scales and {len(LENGTHS)} lengths (gradients at the",
+        f"first scale alone), in torch {torch.__version__.split('+')[0]}.",
+        "Rows: the type of the matmuls, or how one side's weights are stored.",
         '"""',
         "",
         "from __future__ import annotations",

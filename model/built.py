@@ -60,8 +60,9 @@ def say_model(
 
     Facts: `parameters` (each storage counted once), `tied` (whether the output projection is the
     embedding's own storage), `parameter_dtype`, `compute_dtype`, `param_sha256_initial`,
-    `parameters_if_tied` and `parameters_if_untied` by arithmetic, `head_dim`, `rope_theta` (as the model rotates), `vocab`, and `shapes_as_declared` (whether
-    every tensor has the name and shape that the architecture gives it).
+    `parameters_if_tied` and `parameters_if_untied` by arithmetic, `head_dim`, `rope_theta` (as the
+    model rotates), `vocab`, and `shapes_as_declared` (whether every tensor has the name and shape
+    that the architecture gives it).
     """
     parameters = list(model.parameters())
     count = sum(p.numel() for p in parameters)

@@ -1,8 +1,9 @@
 """Tolerances of parity. Generated: python -m benchmarks.calibrate_parity.
 
-4 times the largest error that rounding alone made, on the CPU, over sound models of
-3 shapes, 2 scales and 2 lengths, in torch 2.13.0. Rows: the type of the
-matmuls, or how one side's weights are stored.
+4 times the largest error that rounding alone made, on the CPU, over sound models
+of 3 shapes, 2 scales and 2 lengths (gradients at the
+first scale alone), in torch 2.13.0.
+Rows: the type of the matmuls, or how one side's weights are stored.
 """
 
 from __future__ import annotations

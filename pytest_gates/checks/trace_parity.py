@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pytest_gates.checks.base import NO_GPUS, Outcome, Positive, Refusal, RunCheck, Verdict
-from pytest_gates.checks.figures import headroom, several, short
+from pytest_gates.checks.figures import several, short
 from pytest_gates.checks.slots import Slot, slots_of
 from pytest_gates.checks.tolerances import GRADIENT, OWN_ERROR
 from pytest_gates.checks.window import unfinished
@@ -146,7 +146,8 @@ class TraceParity(_Beside):
         worst = max(slots, key=lambda one: one.figures.get(metric, -math.inf))
         error = worst.figures[metric]
         text = f"{len(slots)} slots agree ({', '.join(keys)}); largest error {short(error)} at "
-        return self._outcome(Verdict.PASS, text + worst.at, f"max {short(error)}", error)
+        passed = self._outcome(Verdict.PASS, text + worst.at, f"max {short(error)}")
+        return replace(passed, value=error)
 
     def _diverged(self, found: Divergence, slots: list[Slot]) -> Outcome:
         what = "gradient" if self.direction == "backward" else "own error"
@@ -161,33 +162,13 @@ class TraceParity(_Beside):
             f"eliminated: {len(found.eliminated)} slots before it ({cleared})",
             f"next: {step}",
         )
-        return self._outcome(
-            Verdict.FAIL, f"{text}; {'; '.join(detail)}", found.slot.at, found.error, found.limit,
-            detail,
-        )  # fmt: skip
+        told = self._outcome(Verdict.FAIL, f"{text}; {'; '.join(detail)}", found.slot.at)
+        limit = f"<= {short(found.limit)}"
+        return replace(told, value=found.error, limit=limit, detail=detail)
 
-    def _outcome(
-        self,
-        verdict: Verdict,
-        summary: str,
-        figure: str | None = None,
-        value: float | None = None,
-        limit: float | None = None,
-        detail: tuple[str, ...] = (),
-    ) -> Outcome:
-        return Outcome(
-            check="trace_parity",
-            verdict=verdict,
-            summary=summary,
-            figure=figure,
-            limit=None if limit is None else f"<= {short(limit)}",
-            headroom_pct=None
-            if limit is None or value is None
-            else headroom(value, limit, below=True),
-            statistic="relative L2",
-            value=value,
-            detail=detail,
-        )
+    @staticmethod
+    def _outcome(verdict: Verdict, summary: str, figure: str | None = None) -> Outcome:
+        return Outcome("trace_parity", verdict, summary, figure, statistic="relative L2")
 
 
 class SameInput(_Beside):

@@ -174,8 +174,8 @@ def _findings(
         if parted is None:
             return {"first": None, "refused": None, "told": ["every slot agrees"]}
         told = [
-            f"first divergent slot: {parted.slot.at}, own error {parted.error:.3g}, "
-            f"limit {parted.limit:.3g}",
+            f"first divergent slot: {parted.slot.at}",
+            f"own error: {parted.error:.3g}, limit {parted.limit:.3g}",
             f"eliminated: {len(parted.eliminated)} slots before it",
             f"next: {NEXT[parted.slot.name]}",
         ]
