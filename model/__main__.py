@@ -22,7 +22,8 @@ from pydantic import ValidationError
 
 from pytest_gates.model.config import PretrainRun, ProbeRun, Request
 from pytest_gates.model.resolve import device_uuid, environment, prepare_environment
-from pytest_gates.model.seams import Seams, seams_for
+from pytest_gates.model.sabotage import seams_for
+from pytest_gates.model.seams import Seams
 from pytest_gates.model.telemetry import STATUSES, RunRefusedError
 from pytest_gates.model.writer import TelemetryWriter
 
@@ -69,6 +70,7 @@ def _carry_out(request: Request, out: Path, started_ns: int) -> None:
         writer.event("run_started", driver=run.driver)
         if device is not None:
             _say_device(request, device, writer)
+            device = seams.compute_device(device)
         _drive(request, device, writer, seams)
         writer.event("run_finished")
 
@@ -80,7 +82,7 @@ def _drive(
     if device is None:
         from pytest_gates.model import probe  # noqa: PLC0415
 
-        probe.run(request, writer)
+        probe.run(request, writer, seams)
     elif isinstance(request.run, PretrainRun):
         from pytest_gates.model import trainer  # noqa: PLC0415
 

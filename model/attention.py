@@ -14,7 +14,12 @@ from torch.nn import functional as F
 from pytest_gates.model.architecture import Architecture
 
 
-def rotary_tables(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+def rotary_tables(length: int, head_dim: int, theta: float, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Tables of the positions from 0, each T D, on the device of `like`; see `rotary_at`."""
+    return rotary_at(torch.arange(length, device=like.device), head_dim, theta)
+
+
+def rotary_at(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines of RoPE (arXiv:2104.09864) for positions T or B T.
 
     Each is T D or B 1 T D, in float32. Pairs are (i, i + D/2), as in the checkpoints of Hugging

@@ -15,9 +15,12 @@ from pytest_gates.model.writer import TelemetryWriter
 _PARAMETER_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def built(run: PretrainRun, device: torch.device, writer: TelemetryWriter) -> Transformer:
+def built(
+    run: PretrainRun, device: torch.device, writer: TelemetryWriter, seams: Seams
+) -> Transformer:
     """Build a training run's model from its seed, and say of it what `say_model` says."""
-    model = initialised(run.architecture, device, run.seed)
+    model = initialised(run.architecture, device, seams.seed(run.seed))
+    seams.edit_model(model)
     say_model(model, run, device, writer)
     return model
 
@@ -35,7 +38,7 @@ def assembled(
         RunRefusedError: CONFIG_REFUSED, a tensor cannot be read.
     """
     if weights is None:
-        model = from_seed(run, device)
+        model = from_seed(run, device, seams.seed(run.seed))
     else:
         model = loaded(weights, device, _PARAMETER_DTYPES[run.parameter_dtype])
         writer.fact("weight_types", ",".join(sorted(weights.types)))
@@ -44,10 +47,10 @@ def assembled(
     return model.eval()
 
 
-def from_seed(run: ForwardRun, device: torch.device) -> Transformer:
-    """The model of a run that declares an architecture, as its seed draws it."""
+def from_seed(run: ForwardRun, device: torch.device, seed: int) -> Transformer:
+    """The model of a run that declares an architecture, as a seed draws it."""
     assert run.architecture is not None
-    return initialised(run.architecture, device, run.seed, _PARAMETER_DTYPES[run.parameter_dtype])
+    return initialised(run.architecture, device, seed, _PARAMETER_DTYPES[run.parameter_dtype])
 
 
 def say_model(

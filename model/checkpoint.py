@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from pytest_gates.model.telemetry import RunRefusedError, encode_number
-from pytest_gates.model.tensor_file import dtype_word, read_header, read_tensor, write_tensors
+from pytest_gates.model.tensor_file import dtype_word, read_tensor, write_tensors
+from pytest_gates.model.tensor_header import read_header
 
 FORMAT = "pytest-gates/checkpoint/1"
 METADATA = ".metadata.json"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -29,7 +29,13 @@ from pytest_gates.model.architecture import (
     tokenizer_vocab,
 )
 from pytest_gates.model.device import DEVICE_GRAMMAR
-from pytest_gates.model.forward_settings import Against, Causality, Decode, PathProperty
+from pytest_gates.model.forward_settings import Against, Decode
+from pytest_gates.model.searches import (
+    Causality,
+    DeviceGrammarProperty,
+    ModelProperty,
+    RuleProperty,
+)
 from pytest_gates.model.settings import (
     Count,
     Fraction,
@@ -57,14 +63,6 @@ class Host(Settings):
 
     cuda: Literal["any", "hidden", "visible"] = "any"
     """`hidden` hides every CUDA device from the process; `visible` needs at least one."""
-
-
-class DeviceGrammarProperty(Settings):
-    """Property: the device parser accepts exactly `cpu|cuda(:[0-9]|:1[0-5])?|auto`."""
-
-    name: Literal["device_grammar"]
-    examples: Count = 500
-    """Strings that are tried in each direction."""
 
 
 DeviceName = Annotated[StrictStr, Field(pattern=DEVICE_GRAMMAR)]
@@ -272,7 +270,7 @@ class ForwardRun(_Modelled):
     """Type the parameters are held in; under fp32, `dtype` casts for each matmul."""
     compiled: StrictBool = False
     """Whether torch.compile compiles each block, slots included."""
-    properties: tuple[PathProperty, ...] = ()
+    properties: tuple[ModelProperty, ...] = ()
     """Properties to search for a counterexample."""
     against: Against | None = None
     """Compare each slot with a float64 reference that is fed beside it."""
@@ -306,7 +304,7 @@ class ProbeRun(_Executed):
     """No model at all: what the machine offers, and properties of the program's own rules."""
 
     driver: Literal["probe"]
-    properties: tuple[DeviceGrammarProperty, ...] = ()
+    properties: tuple[RuleProperty, ...] = ()
     """Properties to search for a counterexample."""
 
 
@@ -368,6 +366,8 @@ class Request(Settings):
     fault: dict[str, object] | None = None
     """The injected fault, resolved before anything is built; see `faults`."""
     repetition: Index = 0
+    known: dict[str, tuple[dict[str, Any], ...]] = Field(default_factory=dict)
+    """Counterexamples that earlier runs found, by property; they are tried first."""
     allocations_mib: tuple[Count, ...] = ()
     """Sizes to allocate on the device one after the other, for the witness to see (layer L3b)."""
     control: StrictStr | None = None
@@ -400,10 +400,10 @@ __all__ = [
     "Index",
     "Kill",
     "ModelName",
+    "ModelProperty",
     "NonFinite",
     "NotNegative",
     "Optimizer",
-    "PathProperty",
     "Positive",
     "PretrainRun",
     "ProbeRun",
@@ -411,6 +411,7 @@ __all__ = [
     "RecordedRun",
     "Request",
     "Resume",
+    "RuleProperty",
     "Run",
     "Settings",
     "architecture_of",

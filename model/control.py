@@ -19,14 +19,22 @@ class Control:
     def __init__(self, folder: str | None) -> None:
         self._folder = None if folder is None else Path(folder)
 
-    @property
-    def held(self) -> bool:
-        """Whether a file `hold` is there: stop before the next step."""
-        return self._folder is not None and (self._folder / "hold").exists()
+    def held(self, step: int) -> bool:
+        """Whether the run must stop before `step`.
 
-    def wait_while_held(self) -> None:
-        """Wait until the file `hold` is gone."""
-        while self.held:
+        A file `hold` says so: at once if it is empty, else before the step that it names.
+        """
+        if self._folder is None:
+            return False
+        try:
+            told = (self._folder / "hold").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return False
+        return not told or step >= int(told)
+
+    def wait_while_held(self, step: int) -> None:
+        """Wait until the run may go on with `step`."""
+        while self.held(step):
             time.sleep(_POLL_S)
 
     def show_allocations(

@@ -7,10 +7,11 @@ so that looking does not put a synchronisation into every layer.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ from pytest_gates.model.parity import (
     shape_difference,
 )
 from pytest_gates.model.prompt import Fed, fed, refuse_unfit
-from pytest_gates.model.seams import Seams
+from pytest_gates.model.seams import CLEAN, Seams
 from pytest_gates.model.slot_statistics import SlotStatistics
 from pytest_gates.model.transformer import Observe, Transformer, attention_backend
 from pytest_gates.model.weights import Weights, open_weights
@@ -55,7 +56,7 @@ def run(request: Request, device: torch.device, writer: TelemetryWriter, seams: 
     model = assembled(declared, weights, device, writer, seams)
     say_prompt(given, writer)
     dtype = compute_dtype(declared.dtype, device)
-    backend = attention_backend(shape, device, dtype)
+    backend = seams.attention(attention_backend(shape, device, dtype))
     writer.fact("attention_backend", backend.name)
     path = ForwardPath(model, device, dtype, backend)
     if declared.compiled:
@@ -70,7 +71,7 @@ def run(request: Request, device: torch.device, writer: TelemetryWriter, seams: 
         if declared.against.backward:
             compare_backward(path, tokens, other, writer)
     if declared.properties:
-        search_properties(path, declared, writer)
+        search_properties(path, declared, writer, request.known, seams)
     if declared.decode is not None:
         from pytest_gates.model.decode import decode  # noqa: PLC0415 - only where declared
 
@@ -183,7 +184,7 @@ def _reference(
         beside = weights.tokenizer if weights is not None else None
         tokens = fed(declared.prompt, against.tokenizer, beside, root)
     if weights is None:
-        clean = from_seed(declared, device)
+        clean = from_seed(declared, device, declared.seed)
         return Reference(clean.architecture, clean.get_parameter, tokens.tokens, device)
     refuse_unfit(tokens, weights.architecture)
     writer.fact("reference_weight_types", ",".join(sorted(weights.types)))
@@ -245,14 +246,26 @@ def compare_backward(
         )
 
 
-def search_properties(path: ForwardPath, declared: ForwardRun, writer: TelemetryWriter) -> None:
-    """Search each declared property of the path for a counterexample."""
-    from pytest_gates.model import properties  # noqa: PLC0415 - hypothesis: only where declared
+def search_properties(
+    path: ForwardPath,
+    declared: ForwardRun,
+    writer: TelemetryWriter,
+    known: Mapping[str, Sequence[dict[str, Any]]],
+    seams: Seams = CLEAN,
+) -> None:
+    """Search each declared property of the path, beginning with what is known to have failed."""
+    # hypothesis is imported only where a property is declared
+    from pytest_gates.model.properties.of_models import OF_A_MODEL, Subject  # noqa: PLC0415
+    from pytest_gates.model.properties.of_paths import OF_A_PATH  # noqa: PLC0415
+    from pytest_gates.model.properties.search import search  # noqa: PLC0415
 
-    vocab = path.model.architecture.vocab
+    weights = dict(path.model.named_parameters())
+    shape = path.model.architecture
+    subject = Subject(shape, path, path.batch, weights, seams.rotary, seams.loss)
     for wanted in declared.properties:
-        sought = properties.OF_A_MODEL[wanted.name](wanted, path, vocab)
-        writer.property(**vars(properties.search(wanted.name, sought)))
+        of_a_path = OF_A_PATH.get(wanted.name)
+        made = of_a_path(wanted, path) if of_a_path else OF_A_MODEL[wanted.name](wanted, subject)
+        writer.property(**vars(search(wanted.name, made, known.get(wanted.name, ()))))
 
 
 def _sha256(tensor: Tensor) -> str:

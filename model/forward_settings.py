@@ -1,4 +1,4 @@
-"""What a forward run may be asked beyond its trace: properties, a reference, and generation."""
+"""What a forward run may be asked beyond its trace: a reference, and generation."""
 
 from __future__ import annotations
 
@@ -7,56 +7,6 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from pytest_gates.model.settings import Count, Index, NotNegative, Settings
-
-
-class Causality(Settings):
-    """Property: tokens after position j never change the logits up to j."""
-
-    name: Literal["causality"]
-    examples: Count = 20
-    """Sequences that are tried."""
-    length: Annotated[StrictInt, Field(ge=2)] = 24
-    """Longest sequence, in tokens."""
-    atol: NotNegative = 0.0
-    """Largest difference of a logit that still counts as unchanged."""
-
-
-class _Close(Settings):
-    """A property that rounding touches, because the kernels see other shapes."""
-
-    examples: Count = 10
-    """Cases that are tried."""
-    length: Annotated[StrictInt, Field(ge=2)] = 16
-    """Longest sequence, in tokens."""
-    atol: NotNegative = 1e-4
-    """Largest difference of a logit that still counts as unchanged."""
-
-
-class DecodeEqualsPrefill(_Close):
-    """Property: tokens fed in parts through the KV cache give the logits of one pass."""
-
-    name: Literal["decode_equals_prefill"]
-
-
-class PositionShift(_Close):
-    """Property: only distances between positions count, as RoPE promises (arXiv:2104.09864)."""
-
-    name: Literal["position_shift"]
-    shift: Count = 100
-    """Largest shift of all positions."""
-
-
-class Padding(_Close):
-    """Property: padding on either side, masked, does not change the logits of real tokens."""
-
-    name: Literal["padding"]
-
-
-PathProperty = Annotated[
-    Causality | DecodeEqualsPrefill | PositionShift | Padding,
-    Field(discriminator="name"),
-]
-"""A property of a forward path."""
 
 
 class Against(Settings):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pytest_gates.model.config import ProbeRun, Request
-from pytest_gates.model.resolve import environment
+from pytest_gates.model.seams import CLEAN, Seams
 from pytest_gates.model.writer import TelemetryWriter
 
 
-def run(request: Request, writer: TelemetryWriter) -> None:
+def run(request: Request, writer: TelemetryWriter, seams: Seams = CLEAN) -> None:
     """Say what the machine offers and search the declared properties.
 
     Facts: `python`, `torch`, `environment_state` ("built without CUDA", "built with CUDA, no
@@ -15,19 +15,23 @@ def run(request: Request, writer: TelemetryWriter) -> None:
     (count) and `cuda_device_names`.
     """
     assert isinstance(request.run, ProbeRun)
-    machine = environment()
+    machine = seams.environment()
     for name in ("python", "torch", "cuda_built"):
         writer.fact(name, machine[name])
     writer.fact("environment_state", machine["state"])
     writer.fact("cuda_devices", len(machine["devices"]))
     writer.fact("cuda_device_names", [device["name"] for device in machine["devices"]])
     if request.run.properties:
-        _search_properties(request.run, writer)
+        _search_properties(request, writer, seams)
 
 
-def _search_properties(declared: ProbeRun, writer: TelemetryWriter) -> None:
-    from pytest_gates.model import properties  # noqa: PLC0415 - hypothesis: only where declared
+def _search_properties(request: Request, writer: TelemetryWriter, seams: Seams) -> None:
+    # hypothesis is imported only where a property is declared
+    from pytest_gates.model.properties.of_rules import OF_THE_RULES, Rules  # noqa: PLC0415
+    from pytest_gates.model.properties.search import search  # noqa: PLC0415
 
-    for wanted in declared.properties:
-        sought = properties.OF_THE_RULES[wanted.name](wanted)
-        writer.property(**vars(properties.search(wanted.name, sought)))
+    assert isinstance(request.run, ProbeRun)
+    rules = Rules(seams.parse_device, seams.learning_rate)
+    for wanted in request.run.properties:
+        sought = OF_THE_RULES[wanted.name](wanted, rules)
+        writer.property(**vars(search(wanted.name, sought, request.known.get(wanted.name, ()))))

@@ -1,73 +1,94 @@
 """The public seams of a run: the places where a fault, and nothing else, can reach in.
 
 Seams are chosen before anything is built. A clean run goes through the same calls with the
-neutral ones, so that a sabotaged run and its clean control differ in the fault alone.
+neutral ones, so that a sabotaged run and its clean control differ in the fault alone. What the
+catalogue's faults put here is in `sabotage`.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from numpy import int64
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
 
-from pytest_gates.model.config import Host
-from pytest_gates.model.faults import SilentCpuFallback, SlowStep, fault_adapter
-from pytest_gates.model.forward_edits import EDITS
-from pytest_gates.model.forward_faults import FewerTokens
-from pytest_gates.model.resolve import resolve
-
-
-def _nothing(step: int) -> None:
-    """The neutral `before_step`."""
-
-
-def _untouched(_model: nn.Module) -> None:
-    """The neutral `edit_model`."""
+from pytest_gates.model.attention import rotary_tables
+from pytest_gates.model.config import Host, Optimizer
+from pytest_gates.model.data import Corpus, Stream
+from pytest_gates.model.device import DeviceRequest, parse_device
+from pytest_gates.model.loss import next_token_loss
+from pytest_gates.model.resolve import environment, resolve
+from pytest_gates.model.schedule import learning_rate
 
 
-@dataclass(frozen=True)
+def _nothing(_: object) -> None:
+    """A neutral seam that only watches."""
+
+
+def _clip(parameters: Iterable[Tensor], largest: float) -> Tensor:
+    return torch.nn.utils.clip_grad_norm_(parameters, largest, foreach=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Seams:
     """What a run asks at the places a fault may take over; the defaults are the clean run."""
 
     resolve_device: Callable[[str, Host], torch.device] = resolve
     """What a device request becomes."""
-    edit_model: Callable[[nn.Module], None] = _untouched
+    compute_device: Callable[[torch.device], torch.device] = lambda device: device
+    """Where the resolved device's work is done."""
+    environment: Callable[[], dict[str, Any]] = environment
+    """What the machine offers, as a probe says it."""
+    parse_device: Callable[[str], DeviceRequest] = parse_device
+    """The device grammar, as a probe searches it."""
+    seed: Callable[[int], int] = lambda seed: seed
+    """The seed of every generator."""
+    validation: Callable[[Corpus], tuple[Stream, ...]] = lambda corpus: corpus.validation
+    """The split that validation reads."""
+    edit_model: Callable[[nn.Module], None] = _nothing
     """Called once with the model as built, before anything is said of it."""
     fed: Callable[[tuple[int, ...]], tuple[int, ...]] = lambda tokens: tokens
     """The tokens a forward path is fed, given those of the prompt."""
+    edit_optimizer: Callable[[torch.optim.Optimizer], None] = _nothing
+    """Called once with the optimizer as built."""
+    attention: Callable[[SDPBackend], SDPBackend] = lambda backend: backend
+    """The attention kernel, given the one that was chosen."""
+    rotary: Callable[[int, int, float, Tensor], tuple[Tensor, Tensor]] = rotary_tables
+    """Tables of RoPE: (positions, width of a head, base, like)."""
+    loss: Callable[[Tensor, Tensor], Tensor] = next_token_loss
+    """Mean loss in nats of logits B T V against targets B T."""
     before_step: Callable[[int], None] = _nothing
     """Called on the host before a step is launched."""
+    after_step: Callable[[int], None] = _nothing
+    """Called on the host after a step was launched."""
+    batch: Callable[[int, NDArray[int64]], NDArray[int64]] = lambda _, tokens: tokens
+    """The tokens of a step, B (T + 1), given those that were dealt."""
+    learning_rate: Callable[[int, int, Optimizer], float] = learning_rate
+    """The learning rate of a step: (step, steps, settings)."""
+    clip: Callable[[Iterable[Tensor], float], Tensor] = _clip
+    """Scales gradients to a largest norm and returns the norm before."""
+    compute: Callable[[int, Callable[[], Tensor]], Tensor] = lambda _, work: work()
+    """Carries a step out: its result is loss, gradient norm, learning rate."""
+    tell_step: Callable[[dict[str, Any]], dict[str, Any]] = lambda line: line
+    """A step's line, as it is told."""
+    validation_loss: Callable[[float], float] = lambda loss: loss
+    """The validation loss, as it is told."""
+    finite: Callable[[Tensor, Tensor], Tensor] = lambda loss, norm: (
+        torch.isfinite(loss) & torch.isfinite(norm)
+    )
+    """The trainer's own guard, on the device: whether loss and norm of a step are finite."""
+    weigh: Callable[[int, Sequence[int]], float] = lambda part, parts: part / sum(parts)
+    """What a micro-batch of so many sequences counts, beside the sizes of all."""
+    divergence: Callable[[str | None], str | None] = lambda why: why
+    """The trainer's own guard: why a validation loss ends the run, or None."""
+    halt: Callable[[bool], bool] = lambda declared: declared
+    """The trainer's own guard: whether the run ends where its data does."""
 
 
-def seams_for(fault: Mapping[str, object] | None) -> Seams:
-    """The seams of a run with this fault; the neutral ones without.
-
-    Raises:
-        pydantic.ValidationError: the fault is not in the catalogue.
-    """
-    if fault is None:
-        return Seams()
-    match fault_adapter.validate_python(fault):
-        case FewerTokens() as fewer:
-            return Seams(fed=lambda tokens: tokens[: fewer.keep])
-        case SilentCpuFallback():
-            return Seams(resolve_device=_fall_back)
-        case SlowStep() as slow:
-            return Seams(before_step=_slower(slow))
-        case of_the_path:
-            return Seams(edit_model=EDITS[type(of_the_path)](of_the_path))
-
-
-def _fall_back(name: str, host: Host) -> torch.device:
-    return torch.device("cpu") if name.startswith("cuda") else resolve(name, host)
-
-
-def _slower(fault: SlowStep) -> Callable[[int], None]:
-    def wait(step: int) -> None:
-        if step >= fault.from_step:
-            time.sleep(fault.ms / 1000)
-
-    return wait
+CLEAN = Seams()
+"""The neutral seams."""

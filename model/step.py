@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pytest_gates.model.built import compute_dtype
 from pytest_gates.model.census import checksum
 from pytest_gates.model.config import NonFinite, PretrainRun
 from pytest_gates.model.optimizer import build_optimizer
+from pytest_gates.model.seams import CLEAN, Seams
 from pytest_gates.model.transformer import Transformer
 
 PARTS = ("data", "forward", "backward", "clip", "optimizer")
@@ -47,20 +47,23 @@ class Step:
     tensor of five on the device, to be read with `read`.
     """
 
-    def __init__(self, run: PretrainRun, model: Transformer, device: torch.device) -> None:
+    def __init__(
+        self, run: PretrainRun, model: Transformer, device: torch.device, seams: Seams = CLEAN
+    ) -> None:
         self.tokens = torch.zeros(run.batch_size, run.seq_len + 1, dtype=torch.int64, device=device)
         self.lr = torch.zeros((), device=device)
         # Only a run that declares the stimulus has a factor on its loss, and so on its gradients.
         poisoned = isinstance(run.stimulus, NonFinite)
         self.poison = torch.ones((), device=device) if poisoned else None
         self.optimizer = build_optimizer(model, run.optimizer, self.lr)
+        seams.edit_optimizer(self.optimizer)
         self.unstable = torch.zeros((), device=device)
         """1 from the first step on whose loss or gradient norm was not finite."""
         # The fused kernels read this flag on the device, as they do for a gradient scaler: where it
         # is 1 they leave parameters, moments and step counters as they are.
         self.optimizer.found_inf = self.unstable  # type: ignore[attr-defined]
         self.mark: Mark = _unmarked
-        self._model = model
+        self._model, self._seams = model, seams
         self._sizes = list(run.micro_sizes)
         self._clip = float(run.optimizer.clip)
         self._dtype = compute_dtype(run.dtype, device)
@@ -71,15 +74,15 @@ class Step:
         low = self._dtype != torch.float32
         with torch.autocast(tokens.device.type, self._dtype, enabled=low):
             logits = self._model(tokens[:, :-1])  # B T V
-            return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+            return self._seams.loss(logits, tokens[:, 1:])
 
     def __call__(self) -> Tensor:
         """Forward, loss, backward, clip, update; nothing here waits for the device."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._accumulate()
-        norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._clip, foreach=True)
+        norm = self._seams.clip(self._model.parameters(), self._clip)
         self.mark("clip")
-        finite = torch.isfinite(loss) & torch.isfinite(norm)
+        finite = self._seams.finite(loss, norm)
         self.unstable.copy_(torch.maximum(self.unstable, (~finite).float()))
         self.optimizer.step()
         self.mark("optimizer")
@@ -96,7 +99,7 @@ class Step:
         """
         total = torch.zeros((), device=self.tokens.device)
         for part in torch.split(self.tokens, self._sizes):
-            loss = self.loss(part) * (len(part) / len(self.tokens))
+            loss = self.loss(part) * self._seams.weigh(len(part), self._sizes)
             if self.poison is not None:
                 loss = loss * self.poison
             self.mark("forward")

@@ -95,6 +95,7 @@ EVENTS: dict[str, str] = {
     "training_started": "the first step is about to be launched",
     "data_cycled": "the training data wrapped around (once)",
     "non_finite": "a loss or gradient norm was not finite (once)",
+    "held": "the run stands before this step until the process outside lets it go on",
     "data_ended": "every window was read and the run was told to halt there",
     "target_reached": "the validation loss is at its target (once)",
     "stopped_early": "no better validation loss for as many epochs as are borne",

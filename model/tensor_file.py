@@ -18,11 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pytest_gates.model.telemetry import RunRefusedError
+from pytest_gates.model.tensor_header import LENGTH_BYTES
 
 _CHUNK = 64 * 2**20
-_LENGTH_BYTES = 8
-_HEADER_LIMIT = 100_000_000  # the reference implementation's own
 _WORDS: dict[torch.dtype, str] = {
     torch.float32: "F32",
     torch.bfloat16: "BF16",
@@ -33,9 +31,6 @@ _WORDS: dict[torch.dtype, str] = {
     torch.uint8: "U8",
 }
 _TYPES = {word: dtype for dtype, word in _WORDS.items()}
-
-Header = dict[str, dict[str, Any]]
-"""By the tensor's name: `dtype`, `shape`, `data_offsets`."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -71,37 +66,12 @@ def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
         }
         at += tensor.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _LENGTH_BYTES)  # tensors begin aligned
-    yield len(text).to_bytes(_LENGTH_BYTES, "little") + text
+    text += b" " * (-len(text) % LENGTH_BYTES)  # tensors begin aligned
+    yield len(text).to_bytes(LENGTH_BYTES, "little") + text
     for tensor in tensors.values():
         flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
         for start in range(0, len(flat), _CHUNK):
             yield flat[start : start + _CHUNK].cpu().numpy().data
-
-
-def read_header(path: Path) -> tuple[Header, int]:
-    """The header, and where the tensors' bytes begin.
-
-    Raises:
-        RunRefusedError: CONFIG_REFUSED, it is no such file or is cut short, with the numbers.
-        OSError: it cannot be read.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        if size < _LENGTH_BYTES or length > min(size - _LENGTH_BYTES, _HEADER_LIMIT):
-            raise _refused(path, f"{size} bytes are no safetensors file")
-        try:
-            header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            ends = [entry["data_offsets"][1] for entry in header.values()]
-        except (ValueError, AttributeError, LookupError, TypeError):
-            raise _refused(path, "its header is no safetensors header") from None
-    start = _LENGTH_BYTES + length
-    needed = start + max(ends, default=0)
-    if size != needed:
-        raise _refused(path, f"has {size} bytes, its header tells {needed}: it is cut short")
-    return header, start
 
 
 def read_tensor(file: BinaryIO, entry: Mapping[str, Any], start: int, into: Tensor) -> None:
@@ -119,7 +89,3 @@ def read_tensor(file: BinaryIO, entry: Mapping[str, Any], start: int, into: Tens
 def dtype_word(tensor: Tensor) -> str:
     """The format's name of a tensor's type."""
     return _WORDS[tensor.dtype]
-
-
-def _refused(path: Path, what: str) -> RunRefusedError:
-    return RunRefusedError("CONFIG_REFUSED", f"checkpoint {path.name}: {what}")

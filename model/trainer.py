@@ -39,8 +39,8 @@ from pytest_gates.model.data import (
 )
 from pytest_gates.model.epochs import Epochs
 from pytest_gates.model.resolved import configuration
-from pytest_gates.model.schedule import learning_rate
 from pytest_gates.model.seams import Seams
+from pytest_gates.model.selfcheck import SelfCheck
 from pytest_gates.model.statistics import Statistics
 from pytest_gates.model.step import Step, read
 from pytest_gates.model.telemetry import RunRefusedError
@@ -113,16 +113,19 @@ class Training:
             Windows(corpus.train, run.seq_len),
             batch_size=run.batch_size,
             vocab=run.architecture.vocab,
-            seed=run.seed,
+            seed=seams.seed(run.seed),
             end_step=end,
         )
-        self._held_out = Windows(corpus.validation, run.seq_len)
+        self._held_out = Windows(seams.validation(corpus), run.seq_len)
         self._position = position(run, corpus.facts)
         self._epochs = Epochs.of(run, self._batches.cycles_at)
-        self._model = built(run, device, writer)
+        self._model = built(run, device, writer, seams)
+        self._selfcheck = SelfCheck(
+            run, Windows(corpus.validation, run.seq_len), self._model, writer
+        )
         writer.fact("tokens_per_step", run.tokens_per_step)
         writer.fact("step_flops", run.step_flops)
-        self._step = Step(run, self._model, device)
+        self._step = Step(run, self._model, device, seams)
         writer.event("optimizer_built", optimizer="AdamW", fused=True)
         self._clock: Clock[Any] = clock_for(device)
         self._anatomy = Anatomy(run, self._clock, device)
@@ -171,8 +174,9 @@ class Training:
 
     def carry_out(self) -> None:
         """Train, validate, and say what became of the state, also where a guard ends the run."""
-        backend = attention_backend(
-            self._run.architecture, self._device, compute_dtype(self._run.dtype, self._device)
+        dtype = compute_dtype(self._run.dtype, self._device)
+        backend = self._seams.attention(
+            attention_backend(self._run.architecture, self._device, dtype)
         )
         self._writer.fact("attention_backend", backend.name)
         try:
@@ -189,13 +193,14 @@ class Training:
         self._epoch_began = time.monotonic()
         for step in range(self._first, self._run.steps):
             self._halt_where_data_end(step)
-            self._wait_while_held()
+            self._wait_while_held(step)
             self._seams.before_step(step)
             launched = self._launch(step)
             self._read_behind()
             self._behind = launched
             if step == self._first:
-                self._say_first_step()
+                self._say_first_step(launched)
+            self._seams.after_step(step)
             self._kill_if_told(step)
             if self._epochs.ends_after(step):
                 self._read_behind()
@@ -207,18 +212,18 @@ class Training:
     def _launch(self, step: int) -> Launched:
         run, inputs = self._run, self._step
         dealt, report = self._dealt[step % 2], self._reports[step % 2]
-        batch = self._batches.batch(step)
+        batch = self._seams.batch(step, self._batches.batch(step))
         dealt.copy_(torch.from_numpy(batch))
         if step == self._batches.cycles_at:
             self._writer.event("data_cycled", step, tokens=self._batches.tokens_per_pass)
         inputs.mark = self._anatomy.begin(step)
         begin = self._clock.mark()
         inputs.tokens.copy_(dealt, non_blocking=True)
-        inputs.lr.fill_(learning_rate(step, run.steps, run.optimizer))
+        inputs.lr.fill_(self._seams.learning_rate(step, run.steps, run.optimizer))
         self._poison_if_told(step)
         inputs.mark("data")
         with self._statistics.of(step):
-            report.copy_(inputs(), non_blocking=True)
+            report.copy_(self._seams.compute(step, inputs), non_blocking=True)
         end = self._clock.mark()
         launched = Launched(
             step, report, data_hash(batch), self._since, begin, end, self._clock.memory(),
@@ -236,22 +241,23 @@ class Training:
         said = read(done.report)
         wall_ms = self._clock.wall_ms(done.since, done.end)
         per_step = self._run.tokens_per_step
-        self._writer.step(
-            step=done.step,
-            train_loss=said.loss,
-            grad_norm=said.grad_norm,
-            lr=said.lr,
-            tokens=(done.step + 1) * per_step,
-            tokens_per_sec=per_step / wall_ms * 1000,
-            gpu_util_pct=self._clock.utilisation_pct(),
-            wall_ms=wall_ms,
-            gpu_ms=self._clock.gpu_ms(done.begin, done.end),
-            data_hash=done.data_hash,
+        line = {
+            "step": done.step,
+            "train_loss": said.loss,
+            "grad_norm": said.grad_norm,
+            "lr": said.lr,
+            "tokens": (done.step + 1) * per_step,
+            "tokens_per_sec": per_step / wall_ms * 1000,
+            "gpu_util_pct": self._clock.utilisation_pct(),
+            "wall_ms": wall_ms,
+            "gpu_ms": self._clock.gpu_ms(done.begin, done.end),
+            "data_hash": done.data_hash,
             **({} if said.param_hash is None else {"param_hash": said.param_hash}),
             **self._statistics.clipped_norm(done.step),
             **self._anatomy.parts(done.since, done.begin, done.marks),
             **done.memory,
-        )
+        }
+        self._writer.step(**self._seams.tell_step(line))
         if said.unstable:
             self._writer.event("non_finite", done.step)
             raise RunRefusedError(
@@ -267,14 +273,15 @@ class Training:
         if self._run.validation_batches == 0:
             return True
         epochs, number = self._epochs, self._epochs.number
-        val_loss, tokens = self._validated()
+        measured, tokens = self._validated()
+        val_loss = self._selfcheck.validated(self._seams.validation_loss(measured))
         found = epochs.found(val_loss)
         if found != val_loss:
             self._writer.event("stimulus_applied", step, stimulus="val_loss", measured=val_loss)
         seconds = time.monotonic() - self._epoch_began
         summary = epochs.summary(found, step) | {"epoch_s": seconds}
         self._writer.epoch(**summary, val_tokens=tokens)
-        diverged = epochs.divergence(found)
+        diverged = self._seams.divergence(epochs.divergence(found))
         if diverged is not None:
             self._writer.event("diverged", step, epoch=number, reason=diverged)
             raise RunRefusedError("DIVERGENCE", diverged)
@@ -328,7 +335,7 @@ class Training:
             return
         if step == self._batches.cycles_at and isinstance(self._run.stimulus, DataEnd):
             self._writer.event("stimulus_applied", step, stimulus="data_end")
-        if self._run.on_data_end == "halt":
+        if self._seams.halt(self._run.on_data_end == "halt"):
             self._read_behind()
             tokens = self._batches.tokens_per_pass
             self._writer.event("data_ended", step, tokens=tokens)
@@ -336,10 +343,11 @@ class Training:
                 "STREAM_EXHAUSTED", f"the data ended after {step} steps and {tokens} tokens"
             )
 
-    def _wait_while_held(self) -> None:
-        if self._control.held:
+    def _wait_while_held(self, step: int) -> None:
+        if self._control.held(step):
             self._read_behind()
-            self._control.wait_while_held()
+            self._writer.event("held", step)
+            self._control.wait_while_held(step)
             self._since = self._clock.mark()
 
     def _poison_if_told(self, step: int) -> None:
@@ -358,7 +366,9 @@ class Training:
             self._writer.event("stimulus_applied", step, stimulus="kill")
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def _say_first_step(self) -> None:
+    def _say_first_step(self, first: Launched) -> None:
+        self._clock.wait(first.end)
+        self._selfcheck.say_clipping(read(first.report).grad_norm)
         say_residency(self._writer, self._model, self._step.optimizer, "before")
         if self._run.deterministic:
             self._read_behind()
@@ -376,3 +386,4 @@ class Training:
         self._writer.fact("tokens", self._steps_done * self._run.tokens_per_step)
         self._writer.fact("peak_mib", self._clock.peak_mib())
         self._anatomy.say(self._writer)
+        self._selfcheck.say()

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pytest_gates.model.architecture import Architecture
-from pytest_gates.model.attention import Cache, attend, rotary_tables, rotate, visible
+from pytest_gates.model.attention import Cache, attend, rotary_at, rotate, visible
 
 Observe = Callable[[int, str, Tensor], Tensor | None]
 """Called as `observe(layer, slot, tensor)`; layer -1 lies outside the blocks. A tensor that it
@@ -207,7 +207,7 @@ class Decoder(nn.Module):
         begins = positions is None
         if positions is None:
             positions = torch.arange(x.shape[1], device=x.device)
-        tables = rotary_tables(positions, self.architecture.head_dim, self.rope_theta)
+        tables = rotary_at(positions, self.architecture.head_dim, self.rope_theta)
         mask = None
         if valid is not None:
             order = torch.arange(x.shape[1], device=x.device)

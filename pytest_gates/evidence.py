@@ -131,6 +131,20 @@ class Witness:
     """Why a field is None in every sample, by the field's name."""
 
 
+@dataclass(frozen=True)
+class Artifact:
+    """A file that a run left or read, as the process outside found it after the run's end."""
+
+    path: str
+    """Relative to the run's folder; `source/...` of a checkpoint that the run continued."""
+    bytes: int
+    sha256: str
+    tensors: Mapping[str, str] | None = None
+    """Of a safetensors file: type and shape by name, `F32[256,128]`."""
+    metadata: Mapping[str, Any] | None = None
+    """Of a JSON file: what it says."""
+
+
 CONTAMINATING_REASONS = 0x08 | 0x20 | 0x40 | 0x80
 """Bits of `Sample.reasons` that say the hardware was held back: hardware slowdown, software
 thermal, hardware thermal, hardware power brake (nvml.h, nvmlClocksEventReason*). SwPowerCap, 0x04,
@@ -165,6 +179,8 @@ class Evidence:
     telemetry: tuple[Telemetry, ...]
     """One a rank."""
     witness: Witness
+    artifacts: tuple[Artifact, ...] = ()
+    """Checkpoints of the run; their bytes are not evidence, their hashes are."""
     reason: str | None = None
     """What the run or the worker said about an end that is not COMPLETED."""
     location: str = ""

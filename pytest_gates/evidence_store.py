@@ -27,9 +27,11 @@ from pytest_gates.disk import (
     write_durably,
 )
 from pytest_gates.errors import EvidenceError
-from pytest_gates.evidence import Evidence, HostInfo, Telemetry, Witness, run_hash
+from pytest_gates.evidence import Artifact, Evidence, HostInfo, Telemetry, Witness, run_hash
 from pytest_gates.model.config import Index, Run, Settings
 from pytest_gates.model.telemetry import STATUSES
+from pytest_gates.readers.artifacts import ARTIFACTS
+from pytest_gates.readers.artifacts import parse as parse_artifacts
 from pytest_gates.readers.telemetry import describe, parse_telemetry
 from pytest_gates.readers.witness_csv import read_witness
 
@@ -192,6 +194,7 @@ def read_evidence(root: Path, location: str) -> Evidence:
         declared=manifest.declared,
         telemetry=telemetry,
         witness=_witness(folder, location, manifest),
+        artifacts=_artifacts(contents, location),
         reason=manifest.reason,
         location=location,
         group=manifest.key.group,
@@ -262,6 +265,11 @@ def _telemetry(
     # A rank that died before its first word has no file, but the others keep their places.
     count = max(ranks, default=-1) + 1
     return tuple(ranks.get(rank, Telemetry()) for rank in range(count)), tuple(notes)
+
+
+def _artifacts(contents: Mapping[str, bytes], location: str) -> tuple[Artifact, ...]:
+    data = contents.get(ARTIFACTS)
+    return () if data is None else parse_artifacts(data, f"{location}/{ARTIFACTS}")
 
 
 def _witness(folder: Path, location: str, manifest: Manifest) -> Witness:

@@ -66,6 +66,8 @@ class Result:
     armed_by: tuple[str, ...] = ()
     """Falsifiers that have seen the gate red."""
     binds_to: str = ""
+    attack: bool = False
+    """A falsifier that forged evidence: it shows nothing about the gate's own checks."""
     seen: str = ""
     """SHA-256 of the contract's text as it was judged."""
 

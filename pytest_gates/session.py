@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pytest_gates.attacks import carry_out
 from pytest_gates.attempts import note_attempt
 from pytest_gates.audit import evidence_of, foundation
+from pytest_gates.boundary import flaw
 from pytest_gates.checks.base import Verdict
 from pytest_gates.contract.models import Contract, Falsifier, Gate, check_kind
 from pytest_gates.evidence import Evidence
 from pytest_gates.evidence_store import read_evidence
+from pytest_gates.falsify import Pair, expected_outcome, not_caught, why
 from pytest_gates.ledger import Ledger
-from pytest_gates.model.faults import Fault
+from pytest_gates.model.faults import Fault, Planted
 from pytest_gates.recording import (
     RECORDABLE,
     Draft,
@@ -36,16 +39,6 @@ if TYPE_CHECKING:
     import pytest
 
 NOTHING_EXECUTABLE = "nothing executable"
-CRASHES = frozenset({"ERROR", "IO_ERROR", "OUT_OF_MEMORY", "TIMEOUT", "INTERRUPTED"})
-"""Statuses of a sabotaged run that never count as red for the expected reason."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A falsifier's two sides."""
-
-    sabotaged: EvidenceByRun
-    control: EvidenceByRun
 
 
 class GatesSession:
@@ -80,14 +73,15 @@ class GatesSession:
             status, reason = shaken
             text = plain_report(gate, status, reason)
             return replace(base, status=status, reason=reason, report=text, red=True)
-        obstacle = self._obstacle(gate)
+        unturned = flaw(gate)
+        if unturned is not None:
+            reason = f"the verdict does not turn at its limit: {unturned}"
+            text = plain_report(gate, Status.INCONCLUSIVE, reason)
+            return replace(base, status=Status.INCONCLUSIVE, reason=reason, report=text, red=True)
+        obstacle = self.obstacle(gate)
         if obstacle is not None:
             return self._replay(contract, gate, base, obstacle)
-        evidence = {
-            name: tuple(self._executor.obtain(one, gate.id) for one in many)
-            for name, many in executions(gate).items()
-        }
-        return self._judged(contract, gate, base, evidence)
+        return self._judged(contract, gate, base, self.evidence_of(gate))
 
     def _judged(
         self, contract: Contract, gate: Gate, base: Result, evidence: EvidenceByRun
@@ -159,7 +153,7 @@ class GatesSession:
                 one.id
                 for one in contract.falsifiers
                 if one.binds_to == gate.id
-                and not one.prose
+                and one.target is not None
                 and self.falsify(contract, one).status is Status.CAUGHT
             )
             if not seen:
@@ -177,14 +171,21 @@ class GatesSession:
         gate, fault = falsifier.gate, falsifier.fault
         if gate is None or fault is None:
             return self._blocked(base, falsifier, NOTHING_EXECUTABLE)
+        if isinstance(fault, Planted):
+            return self._attacked(contract, falsifier, base, fault)
         shaken = foundation(contract, falsifier, self.ledger, self._read)
         if shaken is not None:
             status, reason = shaken
             text = plain_report(falsifier, status, reason)
             return replace(base, status=status, reason=reason, report=text, red=True)
-        obstacle = self._obstacle(gate)
+        obstacle = self.obstacle(gate)
         if obstacle is None:
             return self._falsified(contract, falsifier, base, self._execute_pair(gate, fault))
+        return self._falsifier_replayed(contract, falsifier, base, obstacle)
+
+    def _falsifier_replayed(
+        self, contract: Contract, falsifier: Falsifier, base: Result, obstacle: str
+    ) -> Result:
         for record in self.ledger.current(contract.id, falsifier.id):
             if record.gate_hash == falsifier.hash:
                 pair = Pair(
@@ -199,13 +200,38 @@ class GatesSession:
                 return replace(result, record=record.sha)
         return self._blocked(base, falsifier, f"{obstacle}; no recorded evidence")
 
-    def _execute_pair(self, gate: Gate, fault: Fault) -> Pair:
-        def obtain(with_fault: Fault | None) -> EvidenceByRun:
-            planned = executions(gate, with_fault)
-            return {name: tuple(self._executor.obtain(one, gate.id) for one in many)
-                    for name, many in planned.items()}  # fmt: skip
+    def _attacked(
+        self, contract: Contract, falsifier: Falsifier, base: Result, fault: Planted
+    ) -> Result:
+        """Forge copies of the gate's evidence; nothing is executed beyond the gate's own runs."""
+        gate = falsifier.gate
+        assert gate and falsifier.expect
+        obstacle = self.obstacle(gate)
+        if obstacle is not None:
+            return self._blocked(base, falsifier, f"{obstacle}; there is no evidence to forge")
+        evidence = self.evidence_of(gate)
+        control = judge(gate, evidence)
+        if control.verdict is not Verdict.PASS:
+            reason = f"without the attack the gate is {control.verdict}, not pass: {why(control)}"
+        else:
+            noticed = carry_out(fault, contract, gate, evidence, self.settings)
+            if noticed.verdict == falsifier.expect.verdict:
+                return replace(
+                    base, status=Status.CAUGHT, mode=Mode.LIVE, figure=noticed.reason, attack=True
+                )
+            reason = f"the attack left the gate {noticed.verdict}: {noticed.reason}".rstrip(": ")
+        text = plain_report(falsifier, Status.SURVIVED, reason)
+        return replace(base, status=Status.SURVIVED, mode=Mode.LIVE, reason=reason, red=True,
+                       report=text)  # fmt: skip
 
-        return Pair(obtain(fault), obtain(None))
+    def evidence_of(self, gate: Gate, fault: Fault | None = None) -> EvidenceByRun:
+        """Execute what judges a gate, with a fault or clean, or read it where it was executed."""
+        planned = executions(gate, fault)
+        return {name: tuple(self._executor.obtain(one, gate.id) for one in many)
+                for name, many in planned.items()}  # fmt: skip
+
+    def _execute_pair(self, gate: Gate, fault: Fault) -> Pair:
+        return Pair(self.evidence_of(gate, fault), self.evidence_of(gate))
 
     def _falsified(
         self, contract: Contract, falsifier: Falsifier, base: Result, pair: Pair
@@ -232,10 +258,8 @@ class GatesSession:
             judge(falsifier.gate, pair.sabotaged),
             judge(falsifier.gate, pair.control),
         )
-        reason = _not_red(falsifier, pair, sabotaged, control)
-        shown = next(
-            (one for one in sabotaged.outcomes if one.check == falsifier.expect.check), None
-        )
+        reason = not_caught(falsifier, pair, sabotaged, control)
+        shown = expected_outcome(falsifier, sabotaged)
         caught = reason is None
         return replace(
             base,
@@ -271,7 +295,7 @@ class GatesSession:
         text = plain_report(declared, Status.BLOCKED, reason) if red else ""
         return replace(base, status=Status.BLOCKED, reason=reason, red=red, report=text)
 
-    def _obstacle(self, gate: Gate) -> str | None:
+    def obstacle(self, gate: Gate) -> str | None:
         """Why this session cannot execute the gate's runs, or None."""
         for run in gate.runs.values():
             if run.driver == "recorded":
@@ -288,7 +312,7 @@ class GatesSession:
         gate = declared if isinstance(declared, Gate) else declared.gate
         if gate is None or gate.prose:
             return NOTHING_EXECUTABLE
-        obstacle = self._obstacle(gate)
+        obstacle = self.obstacle(gate)
         recorded = "replays" if self.ledger.heads(contract.id, declared.id) else "is BLOCKED:"
         how = "runs" if obstacle is None else f"{recorded} ({obstacle})"
         runs = "; ".join(f"{name}: {describe(run)}" for name, run in gate.runs.items())
@@ -312,6 +336,7 @@ class GatesSession:
             path.stem: path.read_bytes().decode() for path in folder.glob("*.yaml")
         } if folder.is_dir() else {}  # fmt: skip
         self.ledger = Ledger(self.settings.evidence)  # workers appended to it
+        self._executor.discard_artifacts()
         self._told = write_contracts(self.settings, self.ledger, parsed, texts)
 
     def summarise(
@@ -320,7 +345,7 @@ class GatesSession:
         """The end of the terminal's output."""
         parsed = [Result.from_json(dict(one)) for one in results]
         caught = {(one.contract, one.binds_to): one.subject
-                  for one in parsed if one.status is Status.CAUGHT}  # fmt: skip
+                  for one in parsed if one.status is Status.CAUGHT and not one.attack}  # fmt: skip
         armed = [
             replace(one, armed_by=one.armed_by or (caught[one.contract, one.subject],))
             if (one.contract, one.subject) in caught
@@ -328,31 +353,6 @@ class GatesSession:
             for one in parsed
         ]
         write_summary(armed, self._told, reporter)
-
-
-def _not_red(
-    falsifier: Falsifier, pair: Pair, sabotaged: Judgement, control: Judgement
-) -> str | None:
-    """Why the gate does not count as seen red, or None."""
-    assert falsifier.expect
-    expect = falsifier.expect
-    if control.verdict is not Verdict.PASS:
-        return f"without the fault the gate is {control.verdict}, not pass: {_why(control)}"
-    for name, many in pair.sabotaged.items():
-        crashed = [one for one in many if one.status in CRASHES]
-        if crashed:
-            return f"the sabotaged run {name} ended {crashed[0].status}: {crashed[0].reason}"
-    if sabotaged.verdict is not Verdict.FAIL:
-        return f"with the fault the gate is {sabotaged.verdict}: {_why(sabotaged)}"
-    red = [one.check for one in sabotaged.outcomes if one.verdict is Verdict.FAIL]
-    if expect.check not in red:
-        return f"another check went red: {', '.join(red)}"
-    return None
-
-
-def _why(judgement: Judgement) -> str:
-    deciding = judgement.deciding
-    return judgement.reason or (deciding.summary if deciding else "")
 
 
 def _sha(text: str) -> str:

@@ -189,7 +189,7 @@ def test_a_full_disk_is_said_and_leaves_the_one_before(train: Train) -> None:
             shutil.rmtree(folder)
             folder.write_text("in the way")
 
-    with pytest.raises(OSError, match="checkpoints/.epoch-00"):
+    with pytest.raises(OSError, match=r"checkpoints/\.epoch-00"):
         train(Seams(before_step=lock), **SETTINGS)
 
 

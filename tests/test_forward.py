@@ -224,7 +224,7 @@ def test_a_leak_in_one_layer_is_found_and_shrunk(tmp_path: Path, layer: int) -> 
     model.model.layers[layer].self_attn = leaky
     with TelemetryWriter(tmp_path) as writer:
         path = ForwardPath(model, CPU, torch.float32)
-        forward.search_properties(path, declared, writer)
+        forward.search_properties(path, declared, writer, {})
     (found,) = _lines(tmp_path)
     counterexample = found["counterexample"]
     assert counterexample["tokens"] == [0, 0]

@@ -13,7 +13,9 @@ from typing import Literal
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DEFINITIONS = {f"pytest_gates.model.{name}" for name in ("config", "device", "telemetry", "faults")}
+DEFINITIONS = {
+    f"pytest_gates.model.{name}" for name in ("config", "device", "telemetry", "faults", "searches")
+}
 MAY_IMPORT_PYTEST = {f"pytest_gates.{name}" for name in ("plugin", "items", "settings")}
 CHAIN = {"evidence": 0, "checks": 1, "contract": 2, "verdict": 3}
 CHAIN |= dict.fromkeys(("ledger", "writeback", "audit", "report"), 4)
@@ -157,7 +159,11 @@ def test_tests_and_benchmarks_never_import_plain_model() -> None:
         ("pytest_gates/disk.py", "from pytest_gates.model import resolve", "loads torch"),
         ("pytest_gates/disk.py", "from .model.resolve import x", "loads torch"),
         ("model/config.py", "def f():\n    import torch", "a definition imports torch"),
-        ("model/faults.py", "from pytest_gates.model import resolve", "a definition imports torch"),
+        (
+            "model/searches.py",
+            "from pytest_gates.model import resolve",
+            "a definition imports torch",
+        ),
         ("pytest_gates/disk.py", "def f():\n    import pytest", "pytest outside"),
         ("pytest_gates/plugin.py", "from _pytest.config import Config", "a private module"),
         ("pytest_gates/plugin.py", "import pytest._code", "a private module"),

@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from pytest_gates.model import device, probe
 from pytest_gates.model.config import ProbeRun, Request
 from pytest_gates.model.device import DeviceRequest
+from pytest_gates.model.seams import Seams
 from pytest_gates.model.writer import TelemetryWriter
 
 GRAMMAR = {"name": "device_grammar", "examples": 80}
@@ -28,6 +28,10 @@ def _request(tmp_path: Path, **declared: Any) -> Request:
 def _probed(tmp_path: Path, **declared: Any) -> list[dict[str, Any]]:
     with TelemetryWriter(tmp_path) as writer:
         probe.run(_request(tmp_path, **declared), writer)
+    return _read(tmp_path)
+
+
+def _read(tmp_path: Path) -> list[dict[str, Any]]:
     lines = (tmp_path / "telemetry-0.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
@@ -47,14 +51,13 @@ def test_the_facts_of_this_machine(tmp_path: Path) -> None:
     assert facts["environment_state"] == ("CUDA devices visible" if visible else absent)
 
 
-def test_visible_devices_are_counted_and_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_visible_devices_are_counted_and_named(tmp_path: Path) -> None:
     two = [{"name": "NVIDIA H200"}, {"name": "NVIDIA GeForce RTX 4090"}]
     machine = {"python": "3.13.1", "torch": "2.11.0", "cuda_built": "12.9"}
     machine |= {"state": "CUDA devices visible", "devices": two}
-    monkeypatch.setattr(probe, "environment", lambda: machine)
-    facts = _facts(_probed(tmp_path))
+    with TelemetryWriter(tmp_path) as writer:
+        probe.run(_request(tmp_path), writer, Seams(environment=lambda: machine))
+    facts = _facts(_read(tmp_path))
     assert facts["cuda_devices"] == 2
     assert facts["cuda_device_names"] == ["NVIDIA H200", "NVIDIA GeForce RTX 4090"]
     assert facts["environment_state"] == "CUDA devices visible"
@@ -68,16 +71,13 @@ def test_a_declared_property_is_searched(tmp_path: Path) -> None:
     assert found["counterexample"] is None
 
 
-def test_a_broken_parser_in_the_program_itself_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    intact = device.parse_device
-
+def test_a_broken_parser_in_a_runs_seams_is_found(tmp_path: Path) -> None:
     def forgiving(name: str) -> DeviceRequest:
-        return intact(name.strip())
+        return device.parse_device(name.strip())
 
-    monkeypatch.setattr(device, "parse_device", forgiving)
-    lines = _probed(tmp_path, properties=[GRAMMAR])
+    with TelemetryWriter(tmp_path) as writer:
+        probe.run(_request(tmp_path, properties=[GRAMMAR]), writer, Seams(parse_device=forgiving))
+    lines = _read(tmp_path)
     (found,) = (line for line in lines if line["kind"] == "property")
     assert found["counterexample"] == {"name": "cpu\n", "parsed": "cpu", "expected": "refused"}
 

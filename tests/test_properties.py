@@ -8,18 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import strategies
+from pydantic import TypeAdapter
 from torch import Tensor
 
-from pytest_gates.model.config import Causality, DeviceGrammarProperty
-from pytest_gates.model.device import DeviceRequest, parse_device
-from pytest_gates.model.properties import (
-    OF_A_MODEL,
-    OF_THE_RULES,
-    Search,
-    causality,
-    device_grammar,
-    search,
+from pytest_gates.model.config import (
+    Causality,
+    DeviceGrammarProperty,
+    ModelProperty,
+    RuleProperty,
 )
+from pytest_gates.model.device import DeviceRequest, parse_device
+from pytest_gates.model.properties.of_models import OF_A_MODEL, causality
+from pytest_gates.model.properties.of_paths import OF_A_PATH
+from pytest_gates.model.properties.of_rules import OF_THE_RULES, device_grammar
+from pytest_gates.model.properties.search import Search, search
 
 GRAMMAR = DeviceGrammarProperty(name="device_grammar", examples=120)
 
@@ -193,10 +195,10 @@ def test_nan_shows_nothing_and_equal_infinities_are_unchanged() -> None:
 
 
 def test_every_declared_property_is_registered() -> None:
-    assert set(OF_A_MODEL) == {
-        Causality(name="causality").name,
-        "decode_equals_prefill",
-        "position_shift",
-        "padding",
-    }
-    assert set(OF_THE_RULES) == {GRAMMAR.name}
+    assert set(OF_A_MODEL) | set(OF_A_PATH) == _names(ModelProperty)
+    assert set(OF_THE_RULES) == _names(RuleProperty)
+
+
+def _names(union: object) -> set[str]:
+    schema = TypeAdapter(union).json_schema()
+    return set(schema["discriminator"]["mapping"])

@@ -15,8 +15,8 @@ from pytest_gates.evidence import Evidence
 from pytest_gates.evidence_store import read_evidence, seal
 from pytest_gates.model import forward
 from pytest_gates.model.config import ForwardRun, Request
-from pytest_gates.model.forward_faults import FORWARD_FAULTS
-from pytest_gates.model.seams import seams_for
+from pytest_gates.model.faults.path import PATH_FAULTS
+from pytest_gates.model.sabotage import seams_for
 from pytest_gates.model.writer import TelemetryWriter
 
 TINY = {"hidden": 64, "layers": 3, "heads": 4, "kv_heads": 2, "intermediate": 96, "vocab": 256}
@@ -65,7 +65,7 @@ def test_a_sound_path_agrees_forward_and_backward(tmp_path: Path, said: dict[str
 
 PLANTED = [
     ("swiglu_slice", "layer 1 ffn_swigl"),
-    ("rope_base", "layer 0 q_rope"),
+    ("wrong_rope_base", "layer 0 q_rope"),
     ("swapped_gate_up", "layer 1 ffn_gate"),
     ("unmasked_attention", "layer 1 attn_out"),
     ("kv_head_missing", "layer 1 attn_out"),
@@ -110,8 +110,11 @@ def test_a_fault_of_the_backward_pass_alone_is_seen_there_alone(tmp_path: Path) 
 
 
 def test_every_fault_of_the_path_is_planted_here() -> None:
-    names = {one.model_fields["fault"].annotation.__args__[0] for one in FORWARD_FAULTS}  # type: ignore[union-attr]
-    assert names == {name for name, _ in PLANTED} | {"fewer_tokens", "detached_gate"}
+    names = {one.model_fields["fault"].annotation.__args__[0] for one in PATH_FAULTS}  # type: ignore[union-attr]
+    assert names == {name for name, _ in PLANTED} - {"wrong_rope_base"} | {
+        "fewer_tokens",
+        "detached_gate",
+    }
 
 
 def test_properties_of_the_path_hold_and_fail(tmp_path: Path) -> None:
@@ -129,7 +132,7 @@ def test_greedy_decoding_is_what_a_whole_pass_would_choose(tmp_path: Path) -> No
     facts = evidence.main.facts
     assert (facts["generated_tokens"], facts["decode_graph"]) == (6, False)
     assert all(value > 0 for value in evidence.main.steps.columns["ttft_ms"])  # type: ignore[operator]
-    model = forward.from_seed(evidence.run, torch.device("cpu"))  # type: ignore[arg-type]
+    model = forward.from_seed(evidence.run, torch.device("cpu"), 1)  # type: ignore[arg-type]
     tokens = list(b"def main(): return")
     for token in facts["generated"]:
         with torch.no_grad():

@@ -15,8 +15,9 @@ from training import CPU, TINY, Said, Train
 from pytest_gates.model import trainer
 from pytest_gates.model.config import Architecture, Optimizer
 from pytest_gates.model.optimizer import build_optimizer
+from pytest_gates.model.sabotage import seams_for
 from pytest_gates.model.schedule import learning_rate
-from pytest_gates.model.seams import Seams, seams_for
+from pytest_gates.model.seams import Seams
 from pytest_gates.model.step import Step
 from pytest_gates.model.telemetry import REQUIRED_STEP_FIELDS
 from pytest_gates.model.transformer import initialised

@@ -173,6 +173,10 @@ class Check(BaseModel):
         """Runs named by the check itself."""
         return ()
 
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """Runs that must be executed in turns on one device, by name."""
+        return ()
+
     @abstractmethod
     def refusals(
         self,

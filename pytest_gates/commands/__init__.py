@@ -1,13 +1,13 @@
-"""Commands of `pytest-gates`, as `--help` shows them. Heavy imports wait for their use."""
+"""Commands of `pytest-gates` in the order of `--help`. Heavy imports wait for their use."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
 
-from pytest_gates.commands import env, schema, trace, validate
+from pytest_gates.commands import env, mutate, schema, trace, validate
 
 Command = Callable[[argparse.Namespace], int]
 """Carries a command out; returns 0 if all is well and 1 if something was found."""
 
-COMMANDS = (validate, trace, env, schema)
+COMMANDS = (validate, trace, mutate, env, schema)

@@ -11,10 +11,10 @@ from pydantic import BaseModel
 
 from pytest_gates.checks import CHECKS
 from pytest_gates.checks.base import Check, Need
+from pytest_gates.contract.falsifiers import FalsifierLoader
 from pytest_gates.contract.guard import read_contract_text
 from pytest_gates.contract.models import (
     Contract,
-    Expectation,
     Falsifier,
     Gate,
     GpuRow,
@@ -25,20 +25,15 @@ from pytest_gates.contract.nodes import Mapping as MappingNode
 from pytest_gates.contract.nodes import Node, Scalar, Sequence, node_at, parse_document, to_data
 from pytest_gates.contract.runs import Caps, RunTable
 from pytest_gates.contract.typed import Source, build, locate_below, surprises, without
-from pytest_gates.contract.words import FALSIFIER_KEYS, GATE_KEYS, TOP_KEYS, hint, misspelt
+from pytest_gates.contract.words import GATE_KEYS, TOP_KEYS, hint, misspelt
 from pytest_gates.errors import ContractError, Finding
 from pytest_gates.model.config import Run
-from pytest_gates.model.faults import FAULTS, Fault
 
 Model = TypeVar("Model", bound=BaseModel)
 
 CHECK_KINDS: dict[str, type[Check]] = {
     type_.model_fields["kind"].annotation.__args__[0]: type_  # type: ignore[union-attr]  # a Literal
     for type_ in CHECKS
-}
-FAULT_NAMES: dict[str, type[Any]] = {
-    type_.model_fields["fault"].annotation.__args__[0]: type_  # type: ignore[union-attr]  # a Literal
-    for type_ in FAULTS
 }
 
 
@@ -84,7 +79,9 @@ class _Loader:
                     first = gates[gate.id].place.line
                     self._say(at, f"duplicate id `{gate.id}`; it stands in line {first} already")
                 gates[gate.id] = gate
-        falsifiers = self._falsifiers(gates)
+        falsifiers = FalsifierLoader(
+            source=self.source, table=self.table, gpus=self.gpus, gates=gates, say=self._say
+        ).load(self._list("falsification_tests"), self._misspelt, self._typed)
         self.findings.extend(self.table.findings)
         if self.findings:
             raise ContractError(tuple(dict.fromkeys(self.findings)))
@@ -270,91 +267,3 @@ class _Loader:
                 self._say(
                     node_at(node, ("checks", index, *path)), f"{check_kind(check)}: {message}"
                 )
-
-    # --- falsifiers --------------------------------------------------------------------------
-
-    def _falsifiers(self, gates: Mapping[str, Gate]) -> list[Falsifier]:
-        seen: dict[str, int] = {}
-        found = []
-        for index, node in enumerate(self._list("falsification_tests")):
-            self._misspelt(node, FALSIFIER_KEYS)
-            falsifier = self._falsifier(node, f"falsification_tests[{index}]", gates)
-            if falsifier.id in seen or falsifier.id in gates:
-                self._say(node_at(node, ("id",)), f"duplicate id `{falsifier.id}`")
-            seen[falsifier.id] = index
-            found.append(falsifier)
-        return found
-
-    def _falsifier(self, node: MappingNode, fallback: str, gates: Mapping[str, Gate]) -> Falsifier:
-        inject = node.get("inject")
-        binds_to = self._text(node, "binds_to")
-        gate, fault, expect = None, None, None
-        if inject is not None:
-            fault = self._fault(inject)
-            expect = self._expect(node)
-            gate = gates.get(binds_to)
-            if gate is None:
-                at = node_at(node, ("binds_to",))
-                self._say(at, f"there is no gate `{binds_to}`; {hint(binds_to, gates)}")
-            else:
-                gate = self._sabotaged(node, gate, fault, expect)
-        return Falsifier(
-            id=self._text(node, "id") or fallback,
-            place=self.source.place(node),
-            rule=" ".join((self._text(node, "rule") or self._text(node, "title")).split()),
-            binds_to=binds_to,
-            gate=gate,
-            fault=fault,
-            expect=expect,
-            if_fails=" ".join(self._text(node, "if_fails").split()),
-        )
-
-    def _fault(self, node: Node) -> Fault | None:
-        name = self._text(node, "fault") if isinstance(node, MappingNode) else ""
-        if name not in FAULT_NAMES:
-            what = f"unknown fault `{name}`" if name else "`inject` needs a `fault`"
-            self._say(node_at(node, ("fault",)), f"{what}; {hint(name, FAULT_NAMES)}")
-            return None
-        fault: Fault | None = self._typed(FAULT_NAMES[name], node)
-        return fault
-
-    def _expect(self, node: MappingNode) -> Expectation | None:
-        value = node.get("expect")
-        if value is None:
-            self._say(node, "an executable falsifier needs `expect: {verdict: fail, check: ...}`")
-            return None
-        return self._typed(Expectation, value)
-
-    def _sabotaged(
-        self, node: MappingNode, gate: Gate, fault: Fault | None, expect: Expectation | None
-    ) -> Gate:
-        """The gate over the falsifier's runs, with all that cannot work said."""
-        shorten = node.get("shorten")
-        if shorten is not None:
-            runs = {name: self.table.shortened(name, shorten) for name in gate.runs}
-            typed = {name: run for name, run in runs.items() if run is not None}
-            gate = gate.with_runs(typed)
-            own = typed.get(gate.run) if gate.run else None
-            for check in gate.checks if len(typed) == len(runs) else ():
-                for _, message in check.refusals(own, self.gpus, typed):
-                    text = (
-                        f"the shortened run does not fit the gate: {check_kind(check)}: {message}"
-                    )
-                    self._say(shorten, text)
-        kinds = {check_kind(check) for check in gate.checks}
-        if expect is not None and kinds and expect.check not in kinds:
-            at = node_at(node, ("expect", "check"))
-            self._say(at, f"the gate has no check `{expect.check}`; {hint(expect.check, kinds)}")
-        if fault is not None and gate.runs:
-            misfits = [self._misfit(fault, run) for run in gate.runs.values()]
-            if all(misfits):
-                self._say(
-                    node_at(node, ("inject", "fault")), f"the fault cannot apply: {misfits[0]}"
-                )
-        if gate.prose:
-            self._say(node_at(node, ("binds_to",)), f"gate `{gate.id}` has no checks to turn red")
-        return gate
-
-    @staticmethod
-    def _misfit(fault: Fault, run: Run) -> str | None:
-        return "recorded runs execute nothing" if run.driver == "recorded" else fault.misfit(run)

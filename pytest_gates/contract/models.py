@@ -45,10 +45,12 @@ class GpuRow(Block):
 class Expectation(Block):
     """What a falsifier must see of its gate."""
 
-    verdict: Literal["fail"] = "fail"
-    """Only a verdict of `fail` is red for the expected reason."""
-    check: StrictStr
-    """Kind of the check that must go red."""
+    verdict: Literal["fail", "blocked", "tampered", "unfounded"] = "fail"
+    """A fault in the run must turn the gate to `fail`; planted evidence may not come that far."""
+    check: StrictStr | None = None
+    """Kind of the check that must go red; none for planted evidence."""
+    where: dict[StrictStr, Any] = Field(default_factory=dict)
+    """Fields of that check, where the gate has several of its kind: `{metric: grad_norm}`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +125,8 @@ class Falsifier:
     """The gate over the falsifier's runs (shortened ones where it says so); None: prose."""
     fault: Fault | None
     expect: Expectation | None
+    target: int | None
+    """Index of the gate's check that must go red; None for planted evidence."""
     if_fails: str
 
     @property
@@ -139,7 +143,7 @@ class Falsifier:
                 "gate": self.gate.hash,
                 "fault": self.fault.model_dump(mode="json", exclude_defaults=True)
                 | {"fault": self.fault.fault},
-                "expect": {"verdict": self.expect.verdict, "check": self.expect.check},
+                "expect": self.expect.model_dump(mode="json", exclude_defaults=True),
             }
         )
 

@@ -42,6 +42,10 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+class _NoSourceError(Exception):
+    """A run continues one that is not there; it was said already."""
+
+
 class RunTable:
     """The runs of one contract: raw, as declared, and typed."""
 
@@ -112,6 +116,10 @@ class RunTable:
     def _type(
         self, raw: dict[str, Any], locate: Locate, said: Sequence[Finding] = ()
     ) -> Run | None:
+        try:
+            raw = self._with_source(raw, locate, ())
+        except _NoSourceError:
+            return None
         driver = raw.get("driver")
         if driver not in DRIVERS:
             what = "`driver` is missing" if driver is None else f"unknown driver `{driver}`"
@@ -127,6 +135,30 @@ class RunTable:
         ]
         self.findings.extend(over)
         return None if over else run
+
+    def _with_source(
+        self, raw: dict[str, Any], locate: Locate, seen: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """The raw run with the run that it continues in place of that one's name."""
+        resume = raw.get("resume")
+        name = resume.get("run") if isinstance(resume, dict) else None
+        if not isinstance(name, str):
+            return raw
+        place = locate(("resume", "run"))
+        source = None
+        if name not in self._nodes:
+            text = f"there is no run `{name}` to resume; {hint(name, self.names)}"
+            self.findings.append(self._source.finding(place, text))
+        elif name in seen:
+            text = f"runs continue each other in a circle: {' -> '.join((*seen, name))}"
+            self.findings.append(self._source.finding(place, text))
+        else:
+            source = self._resolve(name, ())
+        if source is None:
+            raise _NoSourceError
+        assert isinstance(resume, dict)
+        source = self._with_source(source, locate, (*seen, name))
+        return {**raw, "resume": {**resume, "run": source}}
 
     def shortened(self, name: str, node: Node) -> Run | None:
         """The run `name` with the settings of a falsifier's `shorten:` block on top."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pytest_gates.model.config import RecordedRun, Run
 from pytest_gates.report.live import LiveLine
+from pytest_gates.run.plan import Execution
 from pytest_gates.run.worker import Worker
 from pytest_gates.settings import Settings
 
@@ -28,6 +29,15 @@ class Bench:
     def limit_bytes(self) -> int:
         """Largest evidence of one run."""
         return int(self.settings.evidence_limit_mib * 2**20)
+
+    @property
+    def artifacts(self) -> Path:
+        """Folder of what this session's runs left for the runs that continue them."""
+        return self.settings.cache / "artifacts" / self.settings.session
+
+    def kept(self, execution: Execution) -> Path:
+        """Folder of an execution's checkpoints."""
+        return self.artifacts / execution.key[:24]
 
     @cached_property
     def worker(self) -> Worker:

@@ -33,6 +33,10 @@ class Executor:
         """End all processes of this session's runs."""
         self._bench.close()
 
+    def discard_artifacts(self) -> None:
+        """Remove the checkpoints that this session's runs left; no run will continue them."""
+        shutil.rmtree(self._bench.artifacts, ignore_errors=True)
+
     def obstacle(self, run: Run) -> str | None:
         """Why this machine cannot execute the run, or None."""
         return self._bench.obstacle(run)
@@ -47,7 +51,10 @@ class Executor:
         marker = self._marker(execution)
         if not marker.exists():
             self._prepare()
-            lock = FileLock(self._settings.cache / "locks" / f"run-{execution.key[:24]}.lock")
+            if execution.source is not None:
+                self.obtain(execution.source, holder)
+            name = execution.group or execution.key
+            lock = FileLock(self._settings.cache / "locks" / f"run-{name[:24]}.lock")
             try:
                 with lock.acquire(timeout=self._settings.lock_timeout_s):
                     if not marker.exists():
@@ -65,10 +72,11 @@ class Executor:
     def _execute(self, execution: Execution, holder: str, marker: Path) -> None:
         produce = DRIVERS[execution.run.driver]
         sealed = produce(self._bench, execution, holder)
-        location = sealed.relative_to(self._settings.root).as_posix()
         marker.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(marker, json.dumps({"location": location}).encode())
-        self._prune(keep=sealed)
+        for one, folder in zip(execution.companions, sealed, strict=True):
+            location = folder.relative_to(self._settings.root).as_posix()
+            write_durably(self._marker(one), json.dumps({"location": location}).encode())
+        self._prune(keep=sealed[-1])
 
     def _prepare(self) -> None:
         cache = self._settings.cache
@@ -84,7 +92,8 @@ class Executor:
         """Drop the oldest evidence beyond the cache's size limit, and sessions of other days."""
         newest = keep.stat().st_mtime
         sessions = self._settings.cache / "sessions"
-        for session in sessions.iterdir():
+        kept = self._bench.artifacts.parent
+        for session in (*sessions.iterdir(), *(kept.iterdir() if kept.is_dir() else ())):
             if newest - session.stat().st_mtime > DAY_S:
                 shutil.rmtree(session, ignore_errors=True)
         in_use = {

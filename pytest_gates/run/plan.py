@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,6 +23,8 @@ class Execution:
     repetition: int = 0
     group: str | None = None
     """Executions of one group are interleaved on one device."""
+    members: tuple[tuple[Run, Fault | None], ...] = ()
+    """All runs of the group with their faults, in the order they take turns."""
 
     @cached_property
     def fault_data(self) -> dict[str, Any] | None:
@@ -42,6 +44,24 @@ class Execution:
         )
 
     @property
+    def source(self) -> Execution | None:
+        """The execution whose checkpoint this one continues."""
+        run = self.run
+        if not isinstance(run, PretrainRun) or run.resume is None:
+            return None
+        return Execution(run.resume.run)
+
+    @property
+    def companions(self) -> tuple[Execution, ...]:
+        """The executions of its group, itself among them; itself alone without a group."""
+        if self.group is None:
+            return (self,)
+        return tuple(
+            Execution(run, fault, self.repetition, self.group, self.members)
+            for run, fault in self.members
+        )
+
+    @property
     def title(self) -> str:
         """What runs, in a few words."""
         return describe(self.run) + (f", fault {self.fault.fault}" if self.fault else "")
@@ -52,13 +72,28 @@ def executions(gate: Gate, fault: Fault | None = None) -> Mapping[str, tuple[Exe
 
     A fault is injected into every run of the gate that it can apply to.
     """
+    groups = {name: names for check in gate.checks for names in check.groups() for name in names}
     return {
         name: tuple(
-            Execution(run, _fitting(fault, run), repetition)
+            _execution(gate, fault, name, repetition, groups.get(name, ()))
             for repetition in range(gate.repeats[name])
         )
-        for name, run in gate.runs.items()
+        for name in gate.runs
     }
+
+
+def _execution(
+    gate: Gate, fault: Fault | None, name: str, repetition: int, names: Sequence[str]
+) -> Execution:
+    run = gate.runs[name]
+    members = tuple((gate.runs[one], _fitting(fault, gate.runs[one])) for one in names)
+    if not members:
+        return Execution(run, _fitting(fault, run), repetition)
+    hashed = [
+        [run_hash(one), None if fitting is None else fitting.model_dump(mode="json")]
+        for one, fitting in members
+    ]
+    return Execution(run, _fitting(fault, run), repetition, digest(hashed), members)
 
 
 def _fitting(fault: Fault | None, run: Run) -> Fault | None:
@@ -78,8 +113,9 @@ def describe(run: Run) -> str:
         beside = "" if run.against is None else f" against {run.against.weights or 'float64'}"
         return f"forward {model} on {run.device}{_hidden(run)}{beside}"
     assert isinstance(run, PretrainRun)
+    resumed = ", resumed" if run.resume is not None else ""
     shape = f"{run.steps} steps of {run.batch_size} x {run.seq_len}"
-    return f"pretrain {model} on {run.device}{_hidden(run)}, {shape}"
+    return f"pretrain {model} on {run.device}{_hidden(run)}, {shape}{resumed}"
 
 
 def _model(run: PretrainRun | ForwardRun) -> str:

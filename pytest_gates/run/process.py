@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pytest_gates.errors import RunError
 from pytest_gates.evidence import Witness
 from pytest_gates.model.config import Request
 from pytest_gates.model.telemetry import STATUSES
@@ -32,6 +31,10 @@ OnLine = Callable[[Mapping[str, Any]], None]
 
 Observe = Callable[[int, int], Observer | None]
 """Makes the witness of (pid, start in nanoseconds of `time.monotonic_ns`), if there can be one."""
+
+
+def _nobody(pid: int, started_ns: int) -> None:
+    """The witness of a run that was not started."""
 
 
 class RunProcess:
@@ -54,6 +57,9 @@ class RunProcess:
         self._observer: Observer | None = None
         self._pid: int | None = None
         self._ended: dict[str, Any] | None = None
+        self._observe: Observe = _nobody
+        self._until: float | None = None
+        self._limit_s: float | None = None
         self._timeout_s: float | None = None
 
     @property
@@ -62,37 +68,63 @@ class RunProcess:
         assert self._ended is not None
         return self._ended
 
-    def execute(self, observe: Observe, timeout_s: float | None) -> None:
-        """Start the process and watch it to its end.
+    def start(self, observe: Observe, timeout_s: float | None) -> None:
+        """Start the process; `observe` makes its witness.
+
+        Raises:
+            RunError: the forkserver is dead.
+        """
+        self.started = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._observe, self._limit_s = observe, timeout_s
+        self._until = None if timeout_s is None else time.monotonic() + timeout_s
+        self._server.send(
+            id=self._id,
+            request=str(self._staging / "run.json"),
+            out=str(self._staging / "out"),
+            log=str(self._staging / "log.txt"),
+        )
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended."""
+        return self._ended is not None
+
+    def watch(self) -> None:
+        """Wait a moment for news of the run, read what it says, and end it when its time is up.
 
         Raises:
             RunError: the forkserver is dead, and the run with it.
-            KeyboardInterrupt: and whatever else came meanwhile; the run is dead then.
         """
-        self.started = datetime.now(UTC).isoformat(timespec="milliseconds")
-        try:
-            self._server.send(
-                id=self._id,
-                request=str(self._staging / "run.json"),
-                out=str(self._staging / "out"),
-                log=str(self._staging / "log.txt"),
-            )
-            until = None if timeout_s is None else time.monotonic() + timeout_s
-            while self._ended is None:
-                self._listen(_POLL_S, observe)
-                self._read_telemetry()
-                if until is not None and time.monotonic() > until and self._ended is None:
-                    self._server.send(end=self._id, grace_s=GRACE_S)
-                    until, self._timeout_s = None, timeout_s
-        except RunError:
-            self._kill_group()
-            raise
-        except BaseException:
-            self._abandon(observe)
-            raise
-        finally:
-            self._lines.close()
-            self.witness = None if self._observer is None else self._observer.stop()
+        self._listen(_POLL_S)
+        self._read_telemetry()
+        if self._until is not None and time.monotonic() > self._until and not self.over:
+            self._server.send(end=self._id, grace_s=GRACE_S)
+            self._until, self._timeout_s = None, self._limit_s
+
+    def hold_before(self, step: int) -> None:
+        """Let the run go on up to a step, and stop before it; it says the event `held` then."""
+        hold = self._staging / "control" / "hold"
+        draft = hold.with_suffix(".draft")  # the run must never read half a number
+        draft.write_text(str(step), encoding="utf-8")
+        draft.replace(hold)
+
+    def abandon(self) -> None:
+        """End the run, whatever it does."""
+        self._server.send(end=self._id, grace_s=0.0)
+        until = time.monotonic() + _ABANDON_S
+        while not self.over and time.monotonic() < until:
+            self._listen(_POLL_S)
+
+    def kill_group(self) -> None:
+        """End what a dead forkserver left: the run died with it, what the run started did not."""
+        if self._pid is not None and self._ended is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Close what was read, and end the witness."""
+        self._lines.close()
+        self.witness = None if self._observer is None else self._observer.stop()
 
     def outcome(self) -> tuple[str, str | None]:
         """Status and reason of the end."""
@@ -109,13 +141,13 @@ class RunProcess:
             said or f"ended with exit code {code} and gave no reason",
         )
 
-    def _listen(self, timeout_s: float, observe: Observe) -> None:
-        message = self._server.receive(timeout_s)
-        if message is None or message["id"] != self._id:
+    def _listen(self, timeout_s: float) -> None:
+        message = self._server.receive(timeout_s, self._id)
+        if message is None:
             return
         if "started" in message:
             self._pid = message["started"]
-            self._observer = observe(message["started"], message["at_ns"])
+            self._observer = self._observe(message["started"], message["at_ns"])
             if self._observer is not None:
                 self._observer.start()
         else:
@@ -134,18 +166,6 @@ class RunProcess:
         if self._observer is not None:
             self._observer.held(self._told[index])
         (self._staging / "control" / f"seen-{index}").touch()
-
-    def _kill_group(self) -> None:
-        """End what a dead forkserver left: the run died with it, what the run started did not."""
-        if self._pid is not None and self._ended is None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._pid, signal.SIGKILL)
-
-    def _abandon(self, observe: Observe) -> None:
-        self._server.send(end=self._id, grace_s=0.0)
-        until = time.monotonic() + _ABANDON_S
-        while self._ended is None and time.monotonic() < until:
-            self._listen(_POLL_S, observe)
 
 
 class _Tail:

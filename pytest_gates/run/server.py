@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -52,7 +52,7 @@ class Server:
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._stdout, selectors.EVENT_READ)
-        self._lines: deque[bytes] = deque()
+        self._messages: dict[int | None, deque[dict[str, Any]]] = defaultdict(deque)
         self._rest = b""
         try:
             ready = self._wait_ready()
@@ -79,22 +79,23 @@ class Server:
         except BrokenPipeError:
             raise self._dead() from None
 
-    def receive(self, timeout_s: float) -> dict[str, Any] | None:
-        """The next line, or None if none came in time.
+    def receive(self, timeout_s: float, run_id: int | None = None) -> dict[str, Any] | None:
+        """The next line about a run (None: about none), or None if none came in time.
+
+        Lines about other runs are kept for whoever asks for them.
 
         Raises:
             RunError: the forkserver is dead.
         """
-        if not self._lines and self._selector.select(timeout_s):
+        mine = self._messages[run_id]
+        if not mine and self._selector.select(timeout_s):
             chunk = os.read(self._stdout.fileno(), _CHUNK)
             if not chunk:
                 raise self._dead()
             *lines, self._rest = (self._rest + chunk).split(b"\n")
-            self._lines.extend(lines)
-        if not self._lines:
-            return None
-        message: dict[str, Any] = json.loads(self._lines.popleft())
-        return message
+            for message in map(json.loads, lines):
+                self._messages[message.get("id")].append(message)
+        return mine.popleft() if mine else None
 
     def close(self) -> None:
         """End it, and with it every run that it started."""

@@ -25,6 +25,7 @@ from pytest_gates.run.gpus import Gpus, NoGpuError, find_gpus
 from pytest_gates.run.host import capability, host_info
 from pytest_gates.run.process import Observe, OnLine, RunProcess
 from pytest_gates.run.server import Server, environment
+from pytest_gates.run.turns import TURN_STEPS, Turn, take_turns
 from pytest_gates.run.witness import Observer, told_allocations
 
 _PROBE_S = 60.0
@@ -56,8 +57,31 @@ class Finished:
         return self.staging / "out"
 
 
+@dataclass(frozen=True)
+class Order:
+    """A run to be executed; see `Worker.execute`."""
+
+    run: ExecutedRun
+    fault: Mapping[str, Any] | None = None
+    repetition: int = 0
+    show_mib: tuple[int, ...] = ()
+    resume_from: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """A run's process, and who watches it."""
+
+    staging: Path
+    process: RunProcess
+    turn: Turn
+    observe: Observe
+    gpu: Gpu | None
+    unseen: str | None
+
+
 class Worker:
-    """Executes runs, one at a time, each in a process of its own."""
+    """Executes runs, each in a process of its own."""
 
     def __init__(
         self,
@@ -101,6 +125,7 @@ class Worker:
         fault: Mapping[str, Any] | None = None,
         repetition: int = 0,
         show_mib: Sequence[int] = (),
+        resume_from: Path | None = None,
         timeout_s: float | None = None,
         on_line: OnLine | None = None,
     ) -> Finished:
@@ -112,6 +137,7 @@ class Worker:
             repetition: number of this execution of the same run.
             show_mib: sizes to allocate one after the other on a GPU for the witness to see
                 (layer L3b); a run that asks for no GPU is not told.
+            resume_from: folder of the checkpoints that the run continues from.
             timeout_s: seconds after which the run is ended with status TIMEOUT.
             on_line: called with each telemetry line.
 
@@ -120,29 +146,51 @@ class Worker:
             KeyboardInterrupt: and whatever else came meanwhile, `on_line`'s errors too; the run's
                 processes are dead then, and its staging folder is gone.
         """
-        staging = self._stage()
+        order = Order(run, fault, repetition, tuple(show_mib), resume_from)
+        return self.execute_in_turns([order], timeout_s=timeout_s, on_line=on_line)[0]
+
+    def execute_in_turns(
+        self,
+        orders: Sequence[Order],
+        *,
+        turn_steps: int = TURN_STEPS,
+        timeout_s: float | None = None,
+        on_line: OnLine | None = None,
+    ) -> list[Finished]:
+        """Execute runs beside each other, all but one held; each goes `turn_steps` in its turn.
+
+        A run alone is never held. Raises what `execute` does.
+        """
+        staged: list[Path] = []
         try:
-            gpu, observe, unseen = self._witness_for(run)
-            request = Request(
-                run=run,
-                fault=None if fault is None else dict(fault),
-                repetition=repetition,
-                allocations_mib=told_allocations(show_mib) if gpu is not None else (),
-                control=str(staging / "control"),
-                root=str(self._root),
-                cache=str(self._cache),
-            )
-            _write_request(staging, request)
-            server = self._started_server()
-            process = RunProcess(server, next(self._numbers), staging, request, on_line)
-            self._watch(process, observe, timeout_s)
+            watched = []
+            for order in orders:
+                staged.append(self._stage())
+                watched.append(self._watched(order, staged[-1], on_line))
+            self._watch(watched, turn_steps, timeout_s)
         except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
+            for folder in staged:
+                shutil.rmtree(folder, ignore_errors=True)
             raise
-        witness = process.witness or Witness(unavailable=unseen)
-        driver = self.gpus.driver if gpu else None
-        host = host_info(gpu, driver, server.torch, server.cuda)
-        return _finished(staging, process, witness, host)
+        return [self._finished(one) for one in watched]
+
+    def _watched(self, order: Order, staging: Path, on_line: OnLine | None) -> _Watched:
+        gpu, observe, unseen = self._witness_for(order.run)
+        request = Request(
+            run=order.run,
+            fault=None if order.fault is None else dict(order.fault),
+            repetition=order.repetition,
+            allocations_mib=told_allocations(order.show_mib) if gpu is not None else (),
+            control=str(staging / "control"),
+            root=str(self._root),
+            cache=str(self._cache),
+            resume_from=None if order.resume_from is None else str(order.resume_from),
+        )
+        _write_request(staging, request)
+        server = self._started_server()
+        turn = Turn(on_line)
+        process = RunProcess(server, next(self._numbers), staging, request, turn)
+        return _Watched(staging, process, turn, observe, gpu, unseen)
 
     def why_not(self, run: Run) -> str | None:
         """Why this machine cannot execute the run, or None.
@@ -192,6 +240,22 @@ class Worker:
     ) -> None:
         self.close()
 
+    def _finished(self, watched: _Watched) -> Finished:
+        process, server = watched.process, self._started_server()
+        driver = self.gpus.driver if watched.gpu else None
+        status, reason = process.outcome()
+        return Finished(
+            staging=watched.staging,
+            run_folder=(watched.staging / "out").is_dir(),
+            status=status,
+            reason=reason,
+            wall_ms=process.ended["wall_ms"],
+            pid=process.ended["ended"],
+            started=process.started,
+            witness=process.witness or Witness(unavailable=watched.unseen),
+            host=host_info(watched.gpu, driver, server.torch, server.cuda),
+        )
+
     def _devices_of_torch(self) -> tuple[str, int]:
         facts = self.facts_of_machine()
         return facts["environment_state"], facts["cuda_devices"]
@@ -207,12 +271,26 @@ class Worker:
             self._server = Server(entry=self._entry, preload=self._preload, environ=self.environ)
         return self._server
 
-    def _watch(self, process: RunProcess, observe: Observe, timeout_s: float | None) -> None:
+    def _watch(self, watched: Sequence[_Watched], turn_steps: int, timeout_s: float | None) -> None:
+        processes = [one.process for one in watched]
         try:
-            process.execute(observe, timeout_s)
+            for one in watched:
+                if len(watched) > 1:
+                    one.process.hold_before(0)
+                one.process.start(one.observe, timeout_s)
+            take_turns([(one.process, one.turn) for one in watched], turn_steps)
         except RunError:  # the forkserver is dead; the next run starts another one
+            for process in processes:
+                process.kill_group()
             self.close()
             raise
+        except BaseException:
+            for process in processes:
+                process.abandon()
+            raise
+        finally:
+            for process in processes:
+                process.close()
 
     def _witness_for(self, run: ExecutedRun) -> tuple[Gpu | None, Observe, str | None]:
         """The run's GPU, who watches it, and why nobody does."""
@@ -223,21 +301,6 @@ class Worker:
             return None, lambda pid, started_ns: None, str(none)
         handle = gpus.handle(gpu)
         return gpu, lambda pid, started_ns: Observer(gpus.nvml, handle, pid, started_ns), None
-
-
-def _finished(staging: Path, process: RunProcess, witness: Witness, host: HostInfo) -> Finished:
-    status, reason = process.outcome()
-    return Finished(
-        staging=staging,
-        run_folder=(staging / "out").is_dir(),
-        status=status,
-        reason=reason,
-        wall_ms=process.ended["wall_ms"],
-        pid=process.ended["ended"],
-        started=process.started,
-        witness=witness,
-        host=host,
-    )
 
 
 def _write_request(staging: Path, request: Request) -> None:

@@ -81,7 +81,7 @@ def _run(drivers: list[dict[str, Any]], defs: dict[str, Any]) -> dict[str, Any]:
 
 def _open(properties: dict[str, Any]) -> dict[str, Any]:
     """Blocks of an inheriting run are merged into their parents', so they may be partial."""
-    blocks = {"data", "optimizer", "host", "declares"}
+    blocks = {"data", "optimizer", "host", "declares", "resume"}
     return {key: {"type": "object"} if key in blocks else schema
             for key, schema in properties.items()}  # fmt: skip
 

@@ -9,8 +9,9 @@ from pytest_gates.run.bench import Bench
 from pytest_gates.run.drivers import process, recorded
 from pytest_gates.run.plan import Execution
 
-Driver = Callable[[Bench, Execution, str], Path]
-"""Executes, seals the evidence in the cache, and returns its folder; told who asks for it."""
+Driver = Callable[[Bench, Execution, str], list[Path]]
+"""Executes, seals the evidence in the cache, and returns its folders, one for each execution of the
+group; told who asks for it."""
 
 DRIVERS: dict[str, Driver] = {
     "pretrain": process.produce,

@@ -3,51 +3,69 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pytest_gates.errors import RunError
 from pytest_gates.evidence_store import seal
 from pytest_gates.model.config import PretrainRun, ProbeRun, RecordedRun
+from pytest_gates.readers.artifacts import ARTIFACTS, encode, inventory
 from pytest_gates.readers.witness_csv import write_witness
 from pytest_gates.revision import code_revision
 from pytest_gates.run.bench import Bench
 from pytest_gates.run.device_lock import cpu_lock, gpu_lock
 from pytest_gates.run.gpus import NoGpuError
 from pytest_gates.run.plan import Execution
-from pytest_gates.run.worker import Finished
+from pytest_gates.run.worker import Finished, Order
 
+CHECKPOINTS = "checkpoints"
+"""Folder of a run's checkpoints in its run folder."""
 SHOWN_MIB = (64, 160, 96)
 """Sizes a CUDA run allocates for the witness; unequal, so that none stands for another."""
 
 
-def produce(bench: Bench, execution: Execution, holder: str) -> Path:
-    """Execute a run while holding its device, and seal what it left.
+def produce(bench: Bench, execution: Execution, holder: str) -> list[Path]:
+    """Execute a run, with its whole group, while holding its device, and seal what is left.
 
     Raises:
         RunError: the device stayed held, or the process could not be started.
         EvidenceError: the evidence could not be kept.
     """
-    run = execution.run
-    assert not isinstance(run, RecordedRun)
-    steps = run.steps if isinstance(run, PretrainRun) else None
-    bench.live.start(f"{holder}: {execution.title}", steps)
+    members = execution.companions
+    bench.live.start(f"{holder}: {execution.title}", _steps(execution))
+    alone = len(members) == 1
     try:
         with _device(bench, execution, holder):
-            finished = bench.worker.execute(
-                run,
-                fault=execution.fault_data,
-                repetition=execution.repetition,
-                show_mib=SHOWN_MIB,
-                timeout_s=run.timeout_s or bench.settings.timeout_s,
+            finished = bench.worker.execute_in_turns(
+                [_order(bench, one, SHOWN_MIB if alone else ()) for one in members],
+                timeout_s=_timeout_s(bench, members),
                 on_line=bench.live.line,
             )
     finally:
         bench.live.stop()
     try:
-        return _seal(bench, execution, finished)
+        return [_seal(bench, *pair) for pair in zip(members, finished, strict=True)]
     finally:
-        shutil.rmtree(finished.staging, ignore_errors=True)
+        for one in finished:
+            shutil.rmtree(one.staging, ignore_errors=True)
+
+
+def _steps(execution: Execution) -> int | None:
+    return execution.run.steps if isinstance(execution.run, PretrainRun) else None
+
+
+def _order(bench: Bench, execution: Execution, show_mib: tuple[int, ...]) -> Order:
+    run, source = execution.run, execution.source
+    assert not isinstance(run, RecordedRun)
+    resume_from = None if source is None else bench.kept(source)
+    return Order(run, execution.fault_data, execution.repetition, show_mib, resume_from)
+
+
+def _timeout_s(bench: Bench, members: Sequence[Execution]) -> float:
+    """The longest time that any of them may take, for each of them."""
+    declared = [one.run.timeout_s for one in members if not isinstance(one.run, RecordedRun)]
+    return len(members) * max(one or bench.settings.timeout_s for one in declared)
 
 
 def _device(bench: Bench, execution: Execution, holder: str) -> AbstractContextManager[None]:
@@ -65,7 +83,7 @@ def _device(bench: Bench, execution: Execution, holder: str) -> AbstractContextM
 
 
 def _seal(bench: Bench, execution: Execution, finished: Finished) -> Path:
-    files: dict[str, Path] = {}
+    files = _artifacts(bench, execution, finished)
     if finished.run_folder:
         files |= {path.name: path for path in sorted(finished.out.glob("telemetry-*.jsonl"))}
     witness = finished.staging / "witness.csv"
@@ -90,3 +108,23 @@ def _seal(bench: Bench, execution: Execution, finished: Finished) -> Path:
         code=code_revision(),
         limit_bytes=bench.limit_bytes,
     )
+
+
+def _artifacts(bench: Bench, execution: Execution, finished: Finished) -> dict[str, Path]:
+    """Keep a run's checkpoints for the runs that continue it, and list them for the evidence."""
+    made, kept = finished.out / CHECKPOINTS, bench.kept(execution)
+    source = execution.source
+    if not made.is_dir() and source is None:
+        return {}
+    listed = finished.staging / ARTIFACTS
+    try:
+        found = [*inventory(made, CHECKPOINTS)]
+        if source is not None:
+            found += inventory(bench.kept(source), "source")
+        listed.write_text(encode(found), encoding="utf-8")
+        if made.is_dir():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            made.rename(kept)
+    except OSError as error:
+        raise RunError(f"{kept}: cannot be written: {error.strerror}") from None
+    return {ARTIFACTS: listed}

@@ -10,11 +10,12 @@ from pytest_gates.run.bench import Bench
 from pytest_gates.run.plan import Execution
 
 
-def produce(bench: Bench, execution: Execution, holder: str) -> Path:
+def produce(bench: Bench, execution: Execution, holder: str) -> list[Path]:
     """Read the files into the one evidence format; nothing is executed.
 
     Raises:
         EvidenceError: a file is not there, lies outside the project, or cannot be read.
     """
     assert isinstance(execution.run, RecordedRun), holder
-    return adopt(bench.settings.root, execution.run, bench.sealed, limit_bytes=bench.limit_bytes)
+    folder = adopt(bench.settings.root, execution.run, bench.sealed, limit_bytes=bench.limit_bytes)
+    return [folder]

@@ -10,7 +10,8 @@ from hypothesis import strategies
 from torch import Tensor
 
 from pytest_gates.model.attention import Cache
-from pytest_gates.model.forward_settings import DecodeEqualsPrefill, Padding, PositionShift
+from pytest_gates.model.properties.search import Search
+from pytest_gates.model.searches import DecodeEqualsPrefill, Padding, PositionShift
 from pytest_gates.model.telemetry import encode_number
 
 if TYPE_CHECKING:
@@ -38,9 +39,7 @@ def _apart(before: Tensor, after: Tensor, atol: float, **told: Any) -> Found:
     return {**told, "largest_difference": encode_number(distance), "atol": atol}
 
 
-def decode_equals_prefill(
-    declared: DecodeEqualsPrefill, path: ForwardPath
-) -> tuple[SearchStrategy[Case], Callable[[Case], Found]]:
+def decode_equals_prefill(declared: DecodeEqualsPrefill, path: ForwardPath) -> Search[Case]:
     """Feed some tokens at once and the rest one by one through the cache, against all at once."""
 
     def violation(case: Case) -> Found:
@@ -56,12 +55,10 @@ def decode_equals_prefill(
         return _apart(whole, joined, float(declared.atol), tokens=tokens, prefill=cut)
 
     vocab = path.model.architecture.vocab
-    return _cases(vocab, declared.length, declared.length), violation
+    return Search((_cases(vocab, declared.length, declared.length),), violation, declared.examples)
 
 
-def position_shift(
-    declared: PositionShift, path: ForwardPath
-) -> tuple[SearchStrategy[Case], Callable[[Case], Found]]:
+def position_shift(declared: PositionShift, path: ForwardPath) -> Search[Case]:
     """Shift all positions by the same amount."""
 
     def violation(case: Case) -> Found:
@@ -70,12 +67,11 @@ def position_shift(
         before, after = path.batch([tokens])[0], path.batch([tokens], positions=positions)[0]
         return _apart(before, after, float(declared.atol), tokens=tokens, shift=shift)
 
-    return _cases(path.model.architecture.vocab, declared.length, declared.shift), violation
+    cases = _cases(path.model.architecture.vocab, declared.length, declared.shift)
+    return Search((cases,), violation, declared.examples)
 
 
-def padding(
-    declared: Padding, path: ForwardPath
-) -> tuple[SearchStrategy[Case], Callable[[Case], Found]]:
+def padding(declared: Padding, path: ForwardPath) -> Search[Case]:
     """Pad on the right and on the left, in one batch, by as many tokens as the case says."""
 
     def violation(case: Case) -> Found:
@@ -91,4 +87,13 @@ def padding(
         alone = path.batch([tokens])[0].repeat(2, 1)
         return _apart(alone, both, float(declared.atol), tokens=tokens, padding=pad)
 
-    return _cases(path.model.architecture.vocab, declared.length, 8), violation
+    cases = _cases(path.model.architecture.vocab, declared.length, 8)
+    return Search((cases,), violation, declared.examples)
+
+
+OF_A_PATH: dict[str, Callable[[Any, ForwardPath], Search[Case]]] = {
+    "decode_equals_prefill": decode_equals_prefill,
+    "position_shift": position_shift,
+    "padding": padding,
+}
+"""Properties of a path, by name: (declared, path) -> what to search."""

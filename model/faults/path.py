@@ -1,40 +1,36 @@
-"""Faults of the forward path, without torch: each spoils one slot, which parity must name."""
+"""Faults of one place of the forward path: each spoils one slot, which parity must name."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictFloat
 
-from pytest_gates.model.config import ForwardRun, PretrainRun, ProbeRun
-from pytest_gates.model.settings import Count, Index, Positive, Settings
+from pytest_gates.model.config import ForwardRun
+from pytest_gates.model.faults.base import BaseFault, Injectable, modelless
+from pytest_gates.model.settings import Count, Index
 
 
-class _OfThePath(Settings):
-    meaning: ClassVar[str]
-    """What it does to the run."""
-    incident: ClassVar[str]
-    """The real incident it comes from."""
+class _OfThePath(BaseFault):
     slot: ClassVar[str]
     """The slot that it spoils, and that parity must name."""
-
-    @abstractmethod
-    def misfit(self, run: PretrainRun | ForwardRun | ProbeRun) -> str | None:
-        """Why the fault cannot apply to this run, or None: a precondition over the run alone."""
+    checks: ClassVar[tuple[str, ...]] = ("trace_parity", "property")
+    fits = "forward runs with a reference, that have the layer"
 
 
 class _OfALayer(_OfThePath):
     layer: Index = 1
     """Block in which it happens."""
 
-    def misfit(self, run: PretrainRun | ForwardRun | ProbeRun) -> str | None:
+    def misfit(self, run: Injectable) -> str | None:
         """Fits a forward run that has the layer."""
         if not isinstance(run, ForwardRun):
             return f"driver {run.driver} traces no slots"
+        if run.against is None and not run.properties:
+            return "the run compares its path with nothing"
         if run.architecture is not None and self.layer >= run.architecture.layers:
             return f"layer {self.layer} lies beyond the model's {run.architecture.layers}"
-        return None
+        return modelless(run)
 
 
 class SwigluSlice(_OfALayer):
@@ -72,7 +68,7 @@ class KvHeadMissing(_OfALayer):
     incident = "a key/value head count that was off by one"
     slot = "attn_out"
 
-    def misfit(self, run: PretrainRun | ForwardRun | ProbeRun) -> str | None:
+    def misfit(self, run: Injectable) -> str | None:
         """Fits a forward run with more than one key and value head."""
         why = super().misfit(run)
         if why is None and isinstance(run, ForwardRun) and run.architecture is not None:
@@ -100,58 +96,29 @@ class DetachedGate(_OfALayer):
     slot = "grad mlp.gate_proj.weight"
 
 
-class RopeBase(_OfThePath):
-    """Queries and keys are rotated with another base."""
-
-    fault: Literal["rope_base"]
-    theta: Positive = 500_000.0
-    meaning = "rotary tables are made with base `theta` instead of the model's"
-    incident = "a checkpoint of one model family run with the base of another"
-    slot = "q_rope"
-
-    def misfit(self, run: PretrainRun | ForwardRun | ProbeRun) -> str | None:
-        """Fits a forward run whose base is another one."""
-        if not isinstance(run, ForwardRun):
-            return f"driver {run.driver} traces no slots"
-        shape = run.architecture
-        same = shape is not None and float(shape.rope_theta) == float(self.theta)
-        return f"the run declares rope_theta {self.theta} itself" if same else None
-
-
 class FewerTokens(_OfThePath):
     """The path is fed the beginning of the prompt alone; the reference all of it."""
 
     fault: Literal["fewer_tokens"]
     keep: Count = 1
     meaning = "the path is fed the first `keep` tokens"
+    checks = ("same_input",)
     incident = "one side of a comparison was fed 7 tokens, the other 1, for weeks"
     slot = "refused"
 
-    def misfit(self, run: PretrainRun | ForwardRun | ProbeRun) -> str | None:
+    def misfit(self, run: Injectable) -> str | None:
         """Fits a forward run with a reference."""
         if not isinstance(run, ForwardRun) or run.against is None:
             return "the run has no reference beside it"
         return None
 
 
-FORWARD_FAULTS: tuple[type[_OfThePath], ...] = (
+PATH_FAULTS: tuple[type[_OfThePath], ...] = (
     SwigluSlice,
     SwappedGateUp,
     UnmaskedAttention,
     KvHeadMissing,
     OutlierChannel,
     DetachedGate,
-    RopeBase,
     FewerTokens,
-)
-
-ForwardFault = (
-    SwigluSlice
-    | SwappedGateUp
-    | UnmaskedAttention
-    | KvHeadMissing
-    | OutlierChannel
-    | DetachedGate
-    | RopeBase
-    | FewerTokens
 )

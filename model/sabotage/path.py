@@ -1,4 +1,4 @@
-"""What the faults of `forward_faults` do to a model, through its kernels and its parameters."""
+"""Effects of the faults in `faults.path`, through its kernels and its parameters."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pytest_gates.model.forward_faults import (
+from pytest_gates.model.faults.path import (
     DetachedGate,
+    FewerTokens,
     KvHeadMissing,
     OutlierChannel,
-    RopeBase,
     SwappedGateUp,
     SwigluSlice,
     UnmaskedAttention,
 )
+from pytest_gates.model.seams import Seams
 from pytest_gates.model.transformer import Attention, FeedForward
 
 Edit = Callable[[nn.Module], None]
@@ -74,20 +75,21 @@ def _outlier(fault: OutlierChannel) -> Edit:
     return edit
 
 
-def _rebased(fault: RopeBase) -> Edit:
-    def edit(model: nn.Module) -> None:
-        model.get_submodule("model").rope_theta = float(fault.theta)  # type: ignore[assignment]  # a plain number of the decoder
-
-    return edit
-
-
-EDITS: dict[type, Callable[[Any], Edit]] = {
+_EDITS: dict[type, Callable[[Any], Edit]] = {
     SwigluSlice: lambda fault: _combining(fault.layer, lambda a, up: a * up.roll(1, dims=-1)),
     DetachedGate: lambda fault: _combining(fault.layer, lambda a, up: a.detach() * up),
     UnmaskedAttention: lambda fault: _attending(fault.layer, _unmasked),
     KvHeadMissing: lambda fault: _attending(fault.layer, _one_head_less),
     SwappedGateUp: _swapped,
     OutlierChannel: _outlier,
-    RopeBase: _rebased,
 }
-"""The edit of the model that each fault is."""
+
+
+def _edited(fault: Any) -> Seams:
+    return Seams(edit_model=_EDITS[type(fault)](fault))
+
+
+EFFECTS: dict[type, Callable[[Any], Seams]] = {
+    **dict.fromkeys(_EDITS, _edited),
+    FewerTokens: lambda fault: Seams(fed=lambda tokens: tokens[: fault.keep]),
+}

@@ -1,0 +1,96 @@
+"""The model written a second time, as its papers' formulas read: what the fast path must equal.
+
+It takes nothing from `transformer` but the parameters by their names, so that an error there is
+none here: explicit scores and mask, rotation by complex numbers, one matrix a formula. Slow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from numpy import int64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pytest_gates.model.config import Architecture
+
+Parameters = Mapping[str, Tensor]
+"""Parameters by their Hugging Face names."""
+
+
+@torch.no_grad()
+def reference_logits(shape: Architecture, weights: Parameters, tokens: Tensor) -> Tensor:
+    """Logits, T V in float32, of one sequence of T tokens."""
+    x = weights["model.embed_tokens.weight"][tokens].float()  # T C
+    for layer in range(shape.layers):
+        own = {
+            name.removeprefix(f"model.layers.{layer}."): weight.float()
+            for name, weight in weights.items()
+            if name.startswith(f"model.layers.{layer}.")
+        }
+        x = x + _attention(shape, own, _normed(x, own["input_layernorm.weight"], shape))
+        normed = _normed(x, own["post_attention_layernorm.weight"], shape)
+        gate = normed @ own["mlp.gate_proj.weight"].T  # T F
+        up = normed @ own["mlp.up_proj.weight"].T  # T F
+        x = x + (gate * torch.sigmoid(gate) * up) @ own["mlp.down_proj.weight"].T
+    out = "model.embed_tokens.weight" if shape.tied else "lm_head.weight"
+    final = _normed(x, weights["model.norm.weight"].float(), shape)
+    return final @ weights[out].float().T
+
+
+def _normed(x: Tensor, weight: Tensor, shape: Architecture) -> Tensor:
+    """RMSNorm (arXiv:1910.07467, equation 4)."""
+    mean_square = (x * x).mean(dim=-1, keepdim=True)
+    return x / torch.sqrt(mean_square + float(shape.norm_eps)) * weight
+
+
+def _attention(shape: Architecture, own: Parameters, x: Tensor) -> Tensor:
+    """Grouped-query attention, a head at a time: T C -> T C."""
+    T, D = x.shape[0], shape.head_dim
+    allowed = torch.ones(T, T, device=x.device).tril().bool()
+    group = shape.heads // shape.kv_heads
+    heads = []
+    for head in range(shape.heads):
+        row, shared = head * D, head // group * D
+        q = _rotated(x @ own["self_attn.q_proj.weight"][row : row + D].T, shape)
+        k = _rotated(x @ own["self_attn.k_proj.weight"][shared : shared + D].T, shape)
+        v = x @ own["self_attn.v_proj.weight"][shared : shared + D].T
+        scores = (q @ k.T / math.sqrt(D)).masked_fill(~allowed, -math.inf)
+        heads.append(torch.softmax(scores, dim=-1) @ v)
+    return torch.cat(heads, dim=-1) @ own["self_attn.o_proj.weight"].T
+
+
+def _rotated(x: Tensor, shape: Architecture) -> Tensor:
+    """RoPE (arXiv:2104.09864, equation 13) over pairs (i, i + D/2): T D -> T D."""
+    T, D = x.shape
+    exponent = -2 * torch.arange(D // 2, dtype=torch.float64) / D
+    angle = torch.outer(torch.arange(T, dtype=torch.float64), float(shape.rope_theta) ** exponent)
+    turn = torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(x.device)
+    pairs = torch.complex(x[:, : D // 2], x[:, D // 2 :]) * turn
+    return torch.cat((pairs.real, pairs.imag), dim=-1)
+
+
+def reference_loss(shape: Architecture, weights: Parameters, windows: NDArray[int64]) -> float:
+    """Mean cross-entropy in nats of windows of T + 1 tokens, each position against the next."""
+    device = weights["model.embed_tokens.weight"].device
+    total, count = 0.0, 0
+    for window in torch.from_numpy(windows).to(device):
+        logits = reference_logits(shape, weights, window[:-1])  # T V
+        chosen = logits.gather(1, window[1:, None]).squeeze(1)
+        total += float((logits.logsumexp(dim=-1) - chosen).sum())
+        count += len(chosen)
+    return total / count
+
+
+def relative_error(told: float, reference: float) -> float:
+    """|told - reference| / |reference|."""
+    return abs(told - reference) / abs(reference)
+
+
+def clip_error(parameters: Sequence[Tensor], told_norm: float, largest: float) -> float:
+    """How far the norm of clipped gradients is from min(told norm, largest), relative to that."""
+    squares = [p.grad.double().square().sum() for p in parameters if p.grad is not None]
+    norm = math.sqrt(float(torch.stack(squares).sum())) if squares else 0.0
+    return relative_error(norm, min(told_norm, largest))

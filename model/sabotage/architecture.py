@@ -1,0 +1,131 @@
+"""Effects of the faults in `faults.architecture`, as hooks on the model's public modules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pytest_gates.model.attention import rotary_tables
+from pytest_gates.model.faults.architecture import (
+    BatchLeak,
+    CausalLeak,
+    ExplodingActivation,
+    FeedForwardShift,
+    NanActivation,
+    NonlinearRope,
+    UntiedWeights,
+    WrongRopeBase,
+)
+from pytest_gates.model.seams import Seams
+from pytest_gates.model.transformer import Decoder, Transformer
+
+
+def _leaking(fault: CausalLeak) -> Seams:
+    def leak(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        x: Tensor = inputs[0]  # B T C
+        return (x + fault.share * F.pad(x[:, 1:], (0, 0, 0, 1)), *inputs[1:])
+
+    def edit(model: nn.Module) -> None:
+        model.get_submodule("model.layers.0.self_attn").register_forward_pre_hook(leak)
+
+    return Seams(edit_model=edit)
+
+
+def _mixed(fault: BatchLeak) -> Seams:
+    def mix(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        x: Tensor = inputs[0]  # B T C
+        return (x + fault.share * x.mean(dim=0, keepdim=True), *inputs[1:])
+
+    def edit(model: nn.Module) -> None:
+        model.get_submodule("model.layers.0.self_attn").register_forward_pre_hook(mix)
+
+    return Seams(edit_model=edit)
+
+
+def _nonlinear(fault: NonlinearRope) -> Seams:
+    def tables(length: int, head_dim: int, theta: float, like: Tensor) -> tuple[Tensor, Tensor]:
+        pair = torch.arange(0, head_dim, 2, device=like.device, dtype=torch.float32)
+        position = torch.arange(length, device=like.device, dtype=torch.float32)
+        frequency = theta ** (-pair / head_dim)
+        angle = torch.outer(position**fault.power, frequency).repeat(1, 2)
+        return angle.cos(), angle.sin()
+
+    return _with_tables(lambda like: tables(like.shape[0], like.shape[1], 1e4, like), tables)
+
+
+def _with_tables(
+    made: Callable[[Tensor], tuple[Tensor, Tensor]],
+    rotary: Callable[[int, int, float, Tensor], tuple[Tensor, Tensor]],
+) -> Seams:
+    """Seams whose model rotates by other tables, given the cosines (T D) of the right ones."""
+
+    def rotate_otherwise(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        x, span, *rest = inputs
+        return (x, replace(span, tables=made(span.tables[0])), *rest)
+
+    def edit(model: nn.Module) -> None:
+        for block in model.get_submodule("model.layers").children():
+            block.get_submodule("self_attn").register_forward_pre_hook(rotate_otherwise)
+
+    return Seams(edit_model=edit, rotary=rotary)
+
+
+def _rebased(fault: WrongRopeBase) -> Seams:
+    theta = float(fault.theta)
+
+    def edit(model: nn.Module) -> None:
+        decoder = model.get_submodule("model")
+        assert isinstance(decoder, Decoder)
+        decoder.rope_theta = theta
+
+    return Seams(
+        edit_model=edit,
+        rotary=lambda length, head_dim, _theta, like: rotary_tables(length, head_dim, theta, like),
+    )
+
+
+def _shifted(_: FeedForwardShift) -> Seams:
+    def shift(_module: nn.Module, _inputs: object, up: Tensor) -> Tensor:
+        return up.roll(-1, dims=-1)
+
+    def edit(model: nn.Module) -> None:
+        for block in model.get_submodule("model.layers").children():
+            block.get_submodule("mlp.up_proj").register_forward_hook(shift)
+
+    return Seams(edit_model=edit)
+
+
+def _untied(_: UntiedWeights) -> Seams:
+    def edit(model: nn.Module) -> None:
+        assert isinstance(model, Transformer)
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+
+    return Seams(edit_model=edit)
+
+
+def _scaled(layer: int, factor: float) -> Seams:
+    def scale(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        return torch.mul(output, factor)
+
+    def edit(model: nn.Module) -> None:
+        model.get_submodule(f"model.layers.{layer}.mlp.down_proj").register_forward_hook(scale)
+
+    return Seams(edit_model=edit)
+
+
+EFFECTS: dict[type, Callable[[Any], Seams]] = {
+    CausalLeak: _leaking,
+    WrongRopeBase: _rebased,
+    FeedForwardShift: _shifted,
+    NonlinearRope: _nonlinear,
+    BatchLeak: _mixed,
+    UntiedWeights: _untied,
+    NanActivation: lambda fault: _scaled(fault.layer, math.nan),
+    ExplodingActivation: lambda fault: _scaled(fault.layer, fault.factor),
+}

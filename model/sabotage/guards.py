@@ -1,0 +1,19 @@
+"""Effects of the faults in `faults.guards`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pytest_gates.model.faults.guards import DataEndOff, DivergenceOff, FinitenessOff
+from pytest_gates.model.seams import Seams
+
+EFFECTS: dict[type, Callable[[Any], Seams]] = {
+    FinitenessOff: lambda _: Seams(
+        finite=lambda loss, _norm: torch.ones_like(loss, dtype=torch.bool)
+    ),
+    DivergenceOff: lambda _: Seams(divergence=lambda _why: None),
+    DataEndOff: lambda _: Seams(halt=lambda _declared: False),
+}

@@ -1,0 +1,155 @@
+"""`artifacts`: every finished epoch left a checkpoint that is whole and says what it holds."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StrictBool, StrictStr
+
+from pytest_gates.checks.base import NO_GPUS, Outcome, Refusal, RunCheck, Verdict
+from pytest_gates.checks.declared import shape_of
+from pytest_gates.checks.figures import several
+from pytest_gates.checks.window import ended
+from pytest_gates.evidence import Artifact, Evidence
+from pytest_gates.model.config import PretrainRun, Run
+
+METADATA_FIELDS = ("epoch", "train_loss", "val_loss", "train_ppl", "val_ppl",
+                   "optimizer_state_sha256", "wall_seconds", "tokens_seen",
+                   "grad_norm_max")  # fmt: skip
+"""Required fields of an epoch's metadata, in the field's own words."""
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+_METADATA = re.compile(r"checkpoints/(epoch-\d{3,})\.metadata\.json")
+
+
+class Artifacts(RunCheck):
+    """Checkpoints are there, their bytes have the hashes that were written, and nothing is missing.
+
+    The files were hashed by the process outside after the run's end. Of a run that was killed only
+    finished checkpoints count, and at least one must be there; every one must be whole.
+    """
+
+    kind: Literal["artifacts"]
+    fields: Annotated[tuple[StrictStr, ...], Field(min_length=1)] = METADATA_FIELDS
+    """Fields that each metadata file has, finite where they are numbers."""
+    source_unchanged: StrictBool = False
+    """The checkpoint that the run continued has the bytes still that it read."""
+
+    def misfits(self, run: Run, gpus: Collection[str]) -> Iterator[Refusal]:
+        """Runs that keep nothing, and sources of runs that continue none."""
+        if not isinstance(run, PretrainRun) or run.checkpoint == "never":
+            yield (), "the run keeps no checkpoint; give it `checkpoint: epoch`"
+        elif self.source_unchanged and run.resume is None:
+            yield ("source_unchanged",), "the run continues no other; give it `resume`"
+
+    def evaluate(self, evidence: Evidence, gpus: Mapping[str, float] = NO_GPUS) -> Outcome:
+        """See `RunCheck.evaluate`."""
+        files = {one.path: one for one in evidence.artifacts}
+        whole = {
+            match.group(1): one.metadata
+            for path, one in files.items()
+            if (match := _METADATA.fullmatch(path))
+        }
+        wrong = [f"{stem}: {text}" for stem, said in whole.items()
+                 for text in self._checkpoint(stem, said, files, evidence)]  # fmt: skip
+        wrong += self._missing(whole, evidence)
+        if self.source_unchanged:
+            wrong += _changed(files, evidence)
+        tensors = sum(len(one.tensors or ()) for one in evidence.artifacts)
+        text = f"{len(whole)} checkpoints of {tensors} tensors are whole"
+        text += ", their source is unchanged" if self.source_unchanged else ""
+        return Outcome(
+            check="artifacts",
+            verdict=Verdict.FAIL if wrong else Verdict.PASS,
+            summary=(several(wrong) if wrong else text) + ended(evidence),
+            figure=f"{len(whole)} checkpoints, {len(wrong)} faults",
+            limit="0 faults",
+            n=len(whole),
+            detail=tuple(wrong[:10]),
+        )
+
+    def _missing(self, whole: Collection[str], evidence: Evidence) -> Iterator[str]:
+        if evidence.status == "KILLED":
+            if not whole:
+                yield "the killed run left no finished checkpoint"
+            return
+        diverged = {event.detail.get("epoch") for event in evidence.main.events
+                    if event.event == "diverged"}  # fmt: skip
+        epochs = evidence.main.epochs.columns.get("epoch", ())
+        finished = [int(epoch) for epoch in epochs
+                    if isinstance(epoch, float) and epoch not in diverged]  # fmt: skip
+        if not finished:
+            yield f"no epoch was finished (the run ended {evidence.status})"
+        for epoch in finished:
+            if f"epoch-{epoch:03d}" not in whole:
+                yield f"epoch {epoch} left no checkpoint"
+
+    def _checkpoint(
+        self, stem: str, said: Any, files: Mapping[str, Artifact], evidence: Evidence
+    ) -> Iterator[str]:
+        if not isinstance(said, dict):
+            yield "its metadata is no JSON object"
+            return
+        absent = [name for name in self.fields if not _told(said.get(name))]
+        if absent:
+            yield f"its metadata lacks {', '.join(absent)}"
+        written = said.get("files")
+        names = (f"{stem}.safetensors", f"{stem}.optimizer.safetensors")
+        if not isinstance(written, dict) or set(written) != set(names):
+            yield "its metadata does not name its two files"
+            return
+        for name in names:
+            found = files.get(f"checkpoints/{name}")
+            if found is None:
+                yield f"{name} is not there"
+            elif found.sha256 != written[name].get("sha256"):
+                yield f"{name} has {found.bytes} bytes and other ones than were written"
+        yield from _state([files.get(f"checkpoints/{name}") for name in names], evidence)
+
+
+def _state(pair: list[Artifact | None], evidence: Evidence) -> Iterator[str]:
+    weights, optimizer = (one.tensors if one is not None else None for one in pair)
+    if weights is None or optimizer is None:
+        yield "a file holds no tensors"
+        return
+    architecture = shape_of(evidence.run).architecture
+    count = sum(_elements(word) for word in weights.values())
+    if architecture is not None and count != architecture.parameters:
+        yield f"{count:,} parameters, the model has {architecture.parameters:,}"
+    lacking = [
+        f"{name}.{moment}"
+        for name, word in weights.items()
+        for moment in MOMENTS
+        if optimizer.get(f"{name}.{moment}") != (word if moment != "step" else "F32[]")
+    ]
+    if lacking:
+        yield f"optimizer state lacks {several(lacking)}"
+
+
+def _elements(word: str) -> int:
+    inner = word.partition("[")[2].removesuffix("]")
+    return math.prod(int(size) for size in inner.split(",")) if inner else 1
+
+
+def _told(value: object) -> bool:
+    if isinstance(value, bool) or value is None:
+        return False
+    if isinstance(value, int | float):
+        return math.isfinite(value)
+    return value not in {"", "NaN", "Infinity", "-Infinity"}
+
+
+def _changed(files: Mapping[str, Artifact], evidence: Evidence) -> Iterator[str]:
+    read = evidence.main.facts.get("resumed_files")
+    if not isinstance(read, dict) or not read:
+        yield "the run does not say which files it continued"
+        return
+    for name, sha256 in read.items():
+        found = files.get(f"source/{name}")
+        if found is None:
+            yield f"the source's {name} is gone"
+        elif found.sha256 != sha256:
+            yield f"the source's {name} was changed"

@@ -1,0 +1,100 @@
+"""`pytest-gates mutate`: every applicable fault into every run, and which gate turns red."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_gates.commands.say import say
+from pytest_gates.commands.validate import contract_files
+
+if TYPE_CHECKING:
+    from pytest_gates.mutation import Mutant
+
+BAR = 24
+
+
+def offer(commands: Any) -> None:
+    """Add the command to the command line."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "mutate", help="inject every applicable fault into every run; which gates turn red?"
+    )
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="files or folders")
+    parser.add_argument("--plan", action="store_true", help="say what would run, and stop")
+    parser.add_argument("--fault", action="append", metavar="NAME", help="only this fault")
+    parser.add_argument("--gate", action="append", metavar="ID", help="only this gate")
+    parser.add_argument("--fresh", action="store_true", help="forget what was tried before")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print plan, progress, matrix and score; 1 if a fault survived everywhere or a gate is blind.
+
+    A call that was interrupted goes on where it stopped, as long as code and gates are the same.
+    """
+    from pytest_gates.contract.load import load_contract  # noqa: PLC0415 - heavy
+    from pytest_gates.mutation import Memory, plan, scored, trials  # noqa: PLC0415 - heavy
+    from pytest_gates.report.matrix import matrix_lines, score_lines  # noqa: PLC0415 - heavy
+    from pytest_gates.session import GatesSession  # noqa: PLC0415 - heavy
+    from pytest_gates.settings import Settings  # noqa: PLC0415 - heavy
+
+    settings = Settings(root=Path.cwd(), session=uuid.uuid4().hex, record="never")
+    files = contract_files(arguments.paths)
+    contracts = [
+        load_contract(path, settings.shown(path.resolve()), settings.caps) for path in files
+    ]
+    mutants = [
+        mutant
+        for mutant in plan(contracts)
+        if mutant.name in (arguments.fault or [mutant.name])
+        and mutant.gate.id in (arguments.gate or [mutant.gate.id])
+    ]
+    applicable = [mutant for mutant in mutants if mutant.fault is not None]
+    say(f"{len(applicable)} of {len(mutants)} mutants (fault x gate) are applicable")
+    if arguments.plan:
+        for mutant in mutants:
+            say(f"{mutant.gate.id}  {mutant.name}  {mutant.why_not or 'applies'}")
+        return 0
+    path = settings.cache / "mutation.json"
+    if arguments.fresh:
+        path.unlink(missing_ok=True)
+    session, progress = GatesSession(settings), Progress(applicable)
+    try:
+        tried = list(trials(mutants, session, Memory(path), progress.began))
+    except KeyboardInterrupt:
+        progress.clear()
+        say("stopped; the same command goes on from here")
+        return 130
+    finally:
+        session.close()
+    progress.clear()
+    score = scored(tried)
+    for line in (*matrix_lines(tried), "", *score_lines(tried, score)):
+        say(line)
+    return 1 if score.survivors or score.blind else 0
+
+
+class Progress:
+    """A bar on a terminal; elsewhere a line a mutant would only be noise."""
+
+    def __init__(self, applicable: list[Mutant]) -> None:
+        self._places = {id(mutant): index for index, mutant in enumerate(applicable)}
+        self._shown = sys.stderr.isatty()
+
+    def began(self, mutant: Mutant) -> None:
+        """A mutant is about to be tried."""
+        if self._shown and self._places:
+            at, count = self._places[id(mutant)], len(self._places)
+            bar = "#" * (at * BAR // count)
+            text = f"[{bar:<{BAR}}] {at}/{count} {mutant.gate.id} {mutant.name}"
+            sys.stderr.write(f"\r\x1b[2K{text}")
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Take the bar away."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[2K")
+            sys.stderr.flush()

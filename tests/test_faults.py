@@ -1,0 +1,158 @@
+"""The catalogue: in step with its page, its effects, and the contracts that use it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from project import Project
+
+from pytest_gates.boundary import flaw, proofs
+from pytest_gates.checks.base import Verdict
+from pytest_gates.checks.bounds import Bounded
+from pytest_gates.contract.load import load_contract
+from pytest_gates.contract.models import Contract, check_kind
+from pytest_gates.contract.runs import Caps
+from pytest_gates.model.faults import FAULTS, Planted
+from pytest_gates.mutation import Fate, Trial, plan, scored
+from pytest_gates.report.catalogue import catalogue
+
+ROOT = Path(__file__).parent.parent
+COVERED = ("gpu-training-backend", "training-smoke", "trainer-guards")
+
+
+def contract(name: str) -> Contract:
+    return load_contract(ROOT / "contracts" / f"{name}.yaml", name, Caps())
+
+
+def test_the_page_is_what_the_code_says() -> None:
+    assert (ROOT / "docs" / "faults.md").read_text(encoding="utf-8") == catalogue()
+
+
+def test_every_fault_has_an_effect_or_an_attack() -> None:
+    from pytest_gates.attacks import ATTACKS
+    from pytest_gates.model.sabotage import EFFECTS
+
+    assert {*EFFECTS, *ATTACKS} == set(FAULTS)
+
+
+def test_every_fault_applies_to_a_run_of_the_contracts() -> None:
+    contracts = [contract(path.stem) for path in sorted((ROOT / "contracts").glob("*.yaml"))]
+    applied = {mutant.name for mutant in plan(contracts) if mutant.fault is not None}
+    assert applied == {form.model_fields["fault"].annotation.__args__[0] for form in FAULTS}
+
+
+@pytest.mark.parametrize("name", COVERED)
+def test_each_check_of_each_gate_is_the_target_of_a_falsifier(name: str) -> None:
+    """A falsifier is caught only if its own target goes red, so without it the falsifier fails."""
+    declared = contract(name)
+    aimed = {(one.binds_to, one.target) for one in declared.falsifiers if one.target is not None}
+    unaimed = [
+        f"{gate.id} {check_kind(check)}"
+        for gate in declared.gates
+        for index, check in enumerate(gate.checks)
+        if (gate.id, index) not in aimed
+    ]
+    assert not unaimed
+
+
+def test_verdicts_turn_at_their_limits_in_every_contract() -> None:
+    found = []
+    for path in sorted((ROOT / "contracts").glob("*.yaml")):
+        for gate in contract(path.stem).gates:
+            assert flaw(gate) is None
+            found += list(proofs(gate))
+    assert {Verdict.PASS, Verdict.FAIL} == {proof.found for proof in found}
+    assert {"budget", "bounded", "descent", "fact", "exit_status"} <= {one.check for one in found}
+
+
+def test_a_check_that_turns_an_ulp_too_late_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Bounded, "_within", lambda self, value: value <= (self.below or value))
+    gate = next(one for one in contract("training-smoke").gates if one.id == "GATE-SMOKE-010")
+    assert str(flaw(gate)) == "bounded below 4.2: 4.2 gives pass, not fail"
+
+
+def test_a_fault_counts_as_caught_once_and_a_gate_that_sees_nothing_is_blind() -> None:
+    mutants = [one for one in plan([contract("trainer-guards")]) if one.fault is not None]
+    frozen = [one for one in mutants if one.name == "frozen_weights"]
+    score = scored([Trial(one, Fate.SURVIVED, "") for one in frozen])
+    assert score.survivors == ("frozen_weights",)
+    assert score.blind == tuple(one.gate.id for one in frozen)
+    better = [Trial(frozen[0], Fate.CAUGHT, ""), *(Trial(o, Fate.SURVIVED, "") for o in frozen[1:])]
+    assert scored(better).survivors == ()
+    assert (scored(better).caught, scored(better).tried) == (1, 1)
+
+
+def test_attacks_name_what_they_turn_a_gate_into() -> None:
+    attacks = [form for form in FAULTS if issubclass(form, Planted)]
+    assert {form.verdict for form in attacks} == {"tampered", "blocked", "unfounded"}
+
+
+BLIND = """
+    contract_id: C-BLIND
+    runs:
+      small:
+        driver: pretrain
+        device: cpu
+        model: llama-1m
+        data: {corpus: python-stdlib}
+        seq_len: 16
+        batch_size: 2
+        steps: 20
+        validation_batches: 0
+        optimizer: {warmup_steps: 1}
+    gates:
+      - id: GATE-BLIND
+        run: small
+        checks: [{kind: descent, slope_below: .inf, start_tolerance: null}]
+        verdict: pending
+    falsification_tests:
+      - id: FALSIFY-BLIND
+        binds_to: GATE-BLIND
+        inject: {fault: frozen_weights}
+        expect: {verdict: fail, check: descent}
+"""
+
+
+def test_a_blind_gate_lets_its_falsifier_survive_and_mutate_says_so(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.contract(BLIND)
+    result = project.run("--gates-record", "never")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*FALSIFY-BLIND SURVIVED*"])
+    from pytest_gates.cli import main
+
+    monkeypatch.chdir(project.root)
+    assert main(["mutate", "contracts", "--fault", "frozen_weights"]) == 1
+    said = capsys.readouterr().out
+    assert "SURVIVED frozen_weights" in said
+    assert "BLIND GATE-BLIND" in said
+    assert "score: 0 of 1 faults caught (0.0 %)" in said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "fault: frozen_weights",
+            "fault: frozen_weight",
+            "unknown fault `frozen_weight`; did you mean `frozen_weights`?",
+        ),
+        ("fault: frozen_weights", "fault: nan_step, step: -1", "greater than or equal to 0"),
+        ("fault: frozen_weights", "fault: silent_cpu_fallback", "the run asks for cpu"),
+        ("binds_to: GATE-BLIND", "binds_to: GATE-BLINT", "there is no gate `GATE-BLINT`"),
+        ("verdict: fail", "verdict: tampered", "turns a gate fail, never tampered"),
+        ("check: descent", "check: budget", "the gate has no check `budget`"),
+        ("check: descent", "check: descent, where: {steps: [1, 2]}", "none fits `where`"),
+    ],
+)
+def test_a_falsifier_that_cannot_work_is_an_error_with_its_line(
+    project: Project, old: str, new: str, said: str
+) -> None:
+    path = project.contract(BLIND)
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+    result = project.run("--collect-only")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert said in result.stdout.str()
+    assert "contracts/claims.yaml:2" in result.stdout.str()
