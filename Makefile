@@ -6,7 +6,7 @@ VENV ?= .venv
 ifeq ($(strip $(VENV)),)
 PY := $(PYTHON)
 PYTEST := $(PYTHON) -m pytest -p pytest_gates.plugin
-READY :=
+READY := interpreter
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 else
 PY := $(VENV)/bin/python
@@ -14,17 +14,17 @@ PYTEST := $(VENV)/bin/pytest
 READY := $(VENV)/.ready
 endif
 
-.PHONY: gates test test-long check format schema bench env clean
+.PHONY: gates test test-long check format schema picture bench env interpreter clean
 .DEFAULT_GOAL := gates
 
 gates: $(READY)
 	$(PYTEST) --gates contracts/ $(ARGS)
 
 test: $(READY)
-	$(PYTEST) -q -m "not slow and not gpu" $(ARGS)
+	$(PYTEST) -q -ra -m "not slow and not gpu" $(ARGS)
 
 test-long: $(READY)
-	$(PYTEST) -q -m "slow and not gpu" $(ARGS)
+	$(PYTEST) -q -ra -m "slow and not gpu" $(ARGS)
 
 check: $(READY)
 	$(PY) -m ruff check .
@@ -37,17 +37,25 @@ format: $(READY)
 
 schema: $(READY)
 	$(PY) -m pytest_gates.schema
+	$(PY) docs/generate.py
+
+picture: $(READY)
+	$(PY) docs/picture.py
 
 bench: $(READY)
 	$(PY) -m benchmarks
 
 env: $(READY)
 
+# What a run needs; an interpreter that is there already may lack some of it.
+interpreter:
+	@$(PYTHON) .ci/interpreter.py filelock hypothesis jsonschema numpy pydantic pynvml pytest rfc8785 tokenizers torch yaml
+
 $(VENV)/.ready: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "pytest-gates needs Python 3.11 to 3.13, this is " + sys.version.split()[0])'
+	@$(PYTHON) .ci/interpreter.py
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_gates build dist *.egg-info
+	rm -rf $(VENV) .pytest_gates .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

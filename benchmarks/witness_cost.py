@@ -1,20 +1,20 @@
 """What the witness costs a step: the same GPU run with and without it, in turns.
 
-    python benchmarks/witness_cost.py [--pairs 3] [--steps 200]
+    python -m benchmarks.witness_cost [--pairs 5] [--steps 200]
 
-Prints one line of JSON: medians of the steps from 50 on, in ms, and the ratio. The bound is 1.01.
+Medians of the steps from 50 on, in ms, and the ratio over neighbouring pairs.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.measure import REPETITIONS, report, spread
 from pytest_gates.model.config import Data, Optimizer, PretrainRun
 from pytest_gates.run.gpus import Gpus, find_gpus
 from pytest_gates.run.worker import Worker
@@ -39,9 +39,9 @@ def step_ms(worker: Worker, run: PretrainRun) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=REPETITIONS)
     parser.add_argument("--steps", type=int, default=200)
-    options = parser.parse_args()
+    options, _ = parser.parse_known_args()
     gpus = find_gpus()
     if not gpus.all:
         sys.exit("no NVIDIA GPU on this machine")
@@ -63,13 +63,20 @@ def main() -> None:
             Worker(cache=cache, root=cache, gpus=gpus) as seen,
             Worker(cache=cache, root=cache, gpus=blind) as unseen,
         ):
-            times: dict[str, list[float]] = {"with": [], "without": []}
+            seen_ms, unseen_ms = [], []
             for _ in range(options.pairs):
-                times["with"] += step_ms(seen, run)
-                times["without"] += step_ms(unseen, run)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    ratio = medians["with"] / medians["without"]
-    print(json.dumps({"gpu": gpus.all[0].name, "median_ms": medians, "ratio": round(ratio, 4)}))
+                seen_ms.append(step_ms(seen, run))
+                unseen_ms.append(step_ms(unseen, run))
+    pairs = zip(map(statistics.median, seen_ms), map(statistics.median, unseen_ms), strict=True)
+    report(
+        "witness_cost",
+        {
+            "with_ms": spread([value for one in seen_ms for value in one]),
+            "without_ms": spread([value for one in unseen_ms for value in one]),
+            "ratio": spread([a / b for a, b in pairs]),
+        },
+        {"with_ms": seen_ms, "without_ms": unseen_ms},
+    )
 
 
 if __name__ == "__main__":

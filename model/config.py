@@ -30,6 +30,7 @@ from pytest_gates.model.architecture import (
 )
 from pytest_gates.model.device import DEVICE_GRAMMAR
 from pytest_gates.model.forward_settings import Against, Decode
+from pytest_gates.model.misfit import MisfitError
 from pytest_gates.model.searches import (
     Causality,
     DeviceGrammarProperty,
@@ -171,14 +172,16 @@ class PretrainRun(_Modelled):
         if not self.data.shards:
             ids = tokenizer_vocab(self.data.tokenizer)
             if ids > self.architecture.vocab:
-                raise ValueError(
+                raise MisfitError(
                     f"tokenizer {self.data.tokenizer} has {ids} ids, "
-                    f"the model's vocabulary only {self.architecture.vocab}"
-                )
+                    f"the model's vocabulary only {self.architecture.vocab}",
+                    "data", "tokenizer",
+                )  # fmt: skip
         if self.optimizer.warmup_steps > self.steps:
-            raise ValueError(
+            raise MisfitError(
                 f"warm-up of {self.optimizer.warmup_steps} steps is longer than "
-                f"the run of {self.steps}"
+                f"the run of {self.steps}; shorten `optimizer: {{warmup_steps: ...}}`",
+                "steps",
             )
         if self.epochs is not None and 0 < self.epochs * self.validate_every < self.steps:
             raise ValueError(
@@ -347,6 +350,7 @@ class RecordedRun(Settings):
 
     driver: Literal["recorded"]
     files: Annotated[tuple[RecordedFile, ...], Field(min_length=1)]
+    """What to read; one of them tells the steps."""
     declares: Declared = Declared()
     """What the files do not say of themselves."""
 

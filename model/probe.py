@@ -12,7 +12,8 @@ def run(request: Request, writer: TelemetryWriter, seams: Seams = CLEAN) -> None
 
     Facts: `python`, `torch`, `environment_state` ("built without CUDA", "built with CUDA, no
     device" or "CUDA devices visible"), `cuda_built` (CUDA version or None), `cuda_devices`
-    (count) and `cuda_device_names`.
+    (count), `cuda_device_names`, and `cuda_device_list` with index, name, uuid, memory_mib and
+    capability of each.
     """
     assert isinstance(request.run, ProbeRun)
     machine = seams.environment()
@@ -21,6 +22,7 @@ def run(request: Request, writer: TelemetryWriter, seams: Seams = CLEAN) -> None
     writer.fact("environment_state", machine["state"])
     writer.fact("cuda_devices", len(machine["devices"]))
     writer.fact("cuda_device_names", [device["name"] for device in machine["devices"]])
+    writer.fact("cuda_device_list", machine["devices"])
     if request.run.properties:
         _search_properties(request, writer, seams)
 

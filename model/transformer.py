@@ -7,6 +7,7 @@ of a head), F (intermediate) and V (vocabulary).
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -314,7 +315,9 @@ def attention_backend(
     grouped = architecture.kv_heads != architecture.heads
     for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION):
         try:
-            with sdpa_kernel(backend):
+            # torch warns of each reason why a kernel does not fit; the answer is all we ask for.
+            with sdpa_kernel(backend), warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
                 F.scaled_dot_product_attention(q, k, k, is_causal=True, enable_gqa=grouped)
         except RuntimeError:
             continue

@@ -108,8 +108,7 @@ def scene(
             reason=judgement.reason, judgement=judgement, evidence=moved, fault=None, attempts=1,
         )  # fmt: skip
         ledger = Ledger(own.evidence)
-        sha, _ = Recording(own, ledger).record(draft)
-        record = ledger.get(sha)
+        record = ledger.get(Recording(own, ledger).record(draft).sha)
         yield Scene(root, contract, passed(gate, record), record, own)
 
 

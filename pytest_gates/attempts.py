@@ -12,11 +12,14 @@ from pytest_gates.checks.base import Verdict
 def note_attempt(cache: Path, contract: str, gate: str, gate_hash: str, verdict: Verdict) -> int:
     """Append one attempt and count those since the last pass, this one included.
 
-    Lines are appended with one write each, so that processes do not tear each other's.
+    Lines are appended with one write each, so that processes do not tear each other's. A pass at
+    the first attempt, which most are, leaves no trace: there is nothing to count from it.
     """
     folder = cache / "attempts"
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{digest([contract, gate])[:32]}.jsonl"
+    if verdict is Verdict.PASS and not path.exists():
+        return 1
+    folder.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         file.write(json.dumps({"gate": gate_hash, "verdict": str(verdict)}) + "\n")
         file.flush()

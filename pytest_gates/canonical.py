@@ -25,12 +25,17 @@ LARGEST_INTEGER = 2**53 - 1
 _MAY_SORT_OTHERWISE = re.compile(rb"[\xee-\xff]")
 
 
-def plain(value: Any) -> Any:  # noqa: PLR0911 - one line a type
+def plain(value: Any) -> Any:
     """The JSON form of a value: dataclasses and mappings become dicts, sequences lists.
 
     Raises:
         ValueError: an integer beyond 2^53 - 1, a key that is no string, or a type JSON lacks.
     """
+    return _plain(value, [])
+
+
+def _plain(value: Any, floats: list[float]) -> Any:  # noqa: PLR0911 - one line a type
+    """See `plain`; finite floats are added to `floats`, for JSON spells them in many ways."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -40,15 +45,18 @@ def plain(value: Any) -> Any:  # noqa: PLR0911 - one line a type
             raise ValueError(f"integer {value} is beyond 2^53 - 1, which JSON does not keep exact")
         return value
     if isinstance(value, float):
-        return encode_number(value)
+        found = encode_number(value)
+        if isinstance(found, float):
+            floats.append(found)
+        return found
     if isinstance(value, Mapping):
         if strange := [key for key in value if not isinstance(key, str)]:
             raise ValueError(f"key {strange[0]!r} is no string")
-        return {key: plain(item) for key, item in value.items()}
+        return {key: _plain(item, floats) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [_plain(item, floats) for item in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: _plain(getattr(value, f.name), floats) for f in dataclasses.fields(value)}
     raise ValueError(f"{type(value).__name__} has no JSON form")
 
 
@@ -58,7 +66,12 @@ def canonical(value: Any) -> bytes:
     Raises:
         ValueError: see `plain`; also a string with a lone surrogate.
     """
-    return rfc8785.dumps(plain(value))
+    floats: list[float] = []
+    tree = _plain(value, floats)
+    # The C encoder is many times as fast as the reference one; where they differ, see below.
+    data = _dump(tree)
+    same_spelling = all(_is_shortest(repr(number)) for number in floats)
+    return data if same_spelling and not _MAY_SORT_OTHERWISE.search(data) else rfc8785.dumps(tree)
 
 
 def digest(value: Any) -> str:

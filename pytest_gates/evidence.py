@@ -5,7 +5,9 @@ Evidence is plain data and knows no contract and no torch. Its files: see `evide
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,6 +65,16 @@ class Telemetry:
     events: tuple[Event, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     properties: Mapping[str, PropertyResult] = field(default_factory=dict)
+
+    @functools.cached_property
+    def step_rows(self) -> tuple[tuple[int, int], ...]:
+        """(row, step) of each row of `steps` whose step is a finite number; many checks ask."""
+        said = self.steps.columns.get("step", ())
+        return tuple(
+            (row, int(step))
+            for row, step in enumerate(said)
+            if isinstance(step, float | int) and math.isfinite(step)
+        )
 
 
 @dataclass(frozen=True)
@@ -198,6 +210,7 @@ class Evidence:
         return self.telemetry[0] if self.telemetry else Telemetry()
 
 
+@functools.lru_cache(maxsize=4096)
 def run_hash(run: Run) -> str:
     """SHA-256 of what a contract declares of a run.
 
@@ -242,6 +255,8 @@ def unmet(requires: Mapping[str, Any], evidence: Evidence) -> str | None:
 
     A recorded run is held to what it declares of the files. A preset equals its architecture.
     """
+    if not requires:
+        return None
     run = evidence.run
     has = dict(_leaves(_resolved(_dump(run.declares if isinstance(run, RecordedRun) else run))))
     return _listed(

@@ -14,7 +14,6 @@ from pytest_gates.errors import ContractError, GatesError
 from pytest_gates.plugin import SESSION, SESSION_HOOKS, SessionHooks
 from pytest_gates.results import Result, Status
 from pytest_gates.session import GatesSession
-from pytest_gates.settings import settings_from
 
 
 class GateRedError(Exception):
@@ -24,13 +23,9 @@ class GateRedError(Exception):
 def gates_session(config: pytest.Config) -> GatesSession:
     """The session's one object that runs, judges and records; made on first use."""
     if SESSION not in config.stash:
-        try:
-            hooks = config.pluginmanager.get_plugin(SESSION_HOOKS)
-            assert isinstance(hooks, SessionHooks)
-            settings = settings_from(config, hooks.session)
-        except ValueError as error:
-            raise pytest.UsageError(str(error)) from None
-        config.stash[SESSION] = GatesSession(settings)
+        hooks = config.pluginmanager.get_plugin(SESSION_HOOKS)
+        assert isinstance(hooks, SessionHooks)
+        config.stash[SESSION] = GatesSession(hooks.settings)
     return config.stash[SESSION]
 
 
@@ -44,6 +39,7 @@ class ContractFile(pytest.File):
             contract = load_contract(
                 self.path, session.settings.shown(self.path), session.settings.caps
             )
+            session.declared.add(contract)
         except ContractError as error:
             raise self.CollectError(str(error)) from None
         for item in contract.items:
@@ -62,7 +58,11 @@ class _ContractItem(pytest.Item):
     def runtest(self) -> None:
         """Run, judge and record; raise if the item is red, skip if it is blocked."""
         session = gates_session(self.config)
-        result = self.gates_result = self._result(session)
+        try:
+            result = self._result(session)
+        except (GatesError, OSError) as error:
+            result = session.failed(self.contract, self.declared, error)
+        self.gates_result = result
         self.user_properties += _properties(result)
         if result.red:
             raise GateRedError(result.report)
@@ -73,11 +73,9 @@ class _ContractItem(pytest.Item):
         raise NotImplementedError
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """The report of a red item, or one clear line; our own mistakes show a traceback."""
+        """The report of a red item; only our own mistakes show a traceback."""
         if isinstance(excinfo.value, GateRedError):
             return str(excinfo.value)
-        if isinstance(excinfo.value, GatesError):
-            return f"{self.declared.place}: {excinfo.value}"
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int, str]:

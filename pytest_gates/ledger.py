@@ -12,7 +12,7 @@ import hashlib
 import heapq
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -107,6 +107,12 @@ class Record:
         """SHA-256 of the record's canonical bytes, which is its name."""
         return hashlib.sha256(canonical(self)).hexdigest()
 
+    def to_json(self) -> dict[str, Any]:
+        """JSON primitives, as the record's file has them."""
+        fields = {name: getattr(self, name) for name in _FIELDS}
+        lists = {name: list(value) for name, value in fields.items() if isinstance(value, tuple)}
+        return fields | lists | {"verdict": str(self.verdict)}
+
     @property
     def key(self) -> tuple[str, str | None]:
         """The run's hash and the GPU: what a contract holds one verdict of."""
@@ -181,6 +187,15 @@ class Ledger:
         self._by_subject: dict[tuple[str, str], dict[str, Record]] = defaultdict(dict)
         self._histories: dict[tuple[str, str], _History] = {}
         self._problems: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, records: Iterable[Mapping[str, Any]]) -> Ledger:
+        """Records in their JSON form as a ledger that lies on no disk."""
+        ledger = cls(Path())
+        ledger._by_sha = {}
+        for record in records:
+            ledger._add(_record_adapter.validate_python(record))
+        return ledger
 
     @property
     def problems(self) -> tuple[str, ...]:

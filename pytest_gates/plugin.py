@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import uuid
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
 
-from pytest_gates.settings import INI_OPTIONS
+from pytest_gates.settings import INI_OPTIONS, settings_from
 
 if TYPE_CHECKING:
     from pytest_gates.items import ContractFile
@@ -87,7 +89,7 @@ def pytest_runtest_makereport(
     if result is not None and call.when == "call":
         report.gates = result.to_json()  # type: ignore[attr-defined]  # xdist carries it along
         if report.skipped:
-            report.longrepr = (result.contract, result.line, f"{result.status}: {result.reason}")
+            report.longrepr = (result.contract, result.line, result.reason)
     return report
 
 
@@ -98,7 +100,8 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, Any] 
     # Any category but `failed` and `skipped` would hide the reason in the short summary.
     status, mode = gates["status"], gates["mode"]
     if report.failed:
-        return "failed", status[0], status
+        word = mode if status == "PASS" else status  # red because it is only replayed
+        return "failed", word[0], word
     if report.skipped:
         return "skipped", "b", (status, {"yellow": True})
     if mode == "REPLAYED":
@@ -115,15 +118,29 @@ class SessionHooks:
         self.controller = not hasattr(config, "workerinput")
         self.session = getattr(config, "workerinput", {}).get("gates_session") or uuid.uuid4().hex
         """The same for the controller and all its workers."""
+        self.terminal: TextIO | None = None
+        # Opened here: while items are collected and run, pytest captures the descriptor.
+        if sys.__stdout__ is not None and sys.__stdout__.isatty():
+            self.terminal = os.fdopen(os.dup(sys.__stdout__.fileno()), "w", encoding="utf-8")
+        try:
+            self.settings = settings_from(config, self.session, self.terminal)
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from None
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:  # xdist's hook, in the controller
         node.workerinput["gates_session"] = self.session
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         gates = getattr(report, "gates", None)
-        if gates is not None:
-            self.results.append(gates)
+        if gates is None:
+            return
+        self.results.append(gates)
+        if report.failed:
+            from pytest_gates.report.failure import RedItem  # noqa: PLC0415 - heavy
+
+            report.longrepr = RedItem(gates)  # type: ignore[assignment]  # what pytest asks of one
 
     def pytest_sessionfinish(self) -> None:
         if self.results and self.controller:
@@ -133,6 +150,8 @@ class SessionHooks:
         gates = self.config.stash.get(SESSION, None)
         if gates is not None:
             gates.close()
+        if self.terminal is not None:
+            self.terminal.close()
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         gates = self.config.stash.get(SESSION, None)

@@ -7,16 +7,16 @@ lags behind its ledger is brought up at the end of any session that judged it li
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pytest_gates import __version__, writeback
 from pytest_gates.canonical import digest
 from pytest_gates.checks.base import Verdict
+from pytest_gates.checks.figures import several
 from pytest_gates.clock import utc_date, utc_now
-from pytest_gates.contract.load import contract_from
 from pytest_gates.contract.models import Contract, Falsifier, Gate
 from pytest_gates.errors import GatesError
 from pytest_gates.evidence import Evidence, run_hash
@@ -24,13 +24,10 @@ from pytest_gates.evidence_store import RUNS, promote
 from pytest_gates.ledger import EvidenceRef, Ledger, Record, RecordHost, RunRef
 from pytest_gates.model.config import RecordedRun
 from pytest_gates.report.basis import (
-    ACTIVE,
-    FALSIFIED,
-    PARTIAL,
-    PENDING,
     basis_entry,
     discharge_status,
     same_entry,
+    weakest,
     worst_of,
 )
 from pytest_gates.results import Mode, Result, Status
@@ -91,6 +88,18 @@ class Draft:
         return tuple(one for many in self.evidence.values() for one in many)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What carries a verdict."""
+
+    sha: str = ""
+    """The record's hash; empty if there is none."""
+    written: bool = False
+    """Whether it was appended now."""
+    proposed: Record | None = None
+    """What `--gates-record never` would have appended."""
+
+
 class Recording:
     """Appends records that are due, promoting their evidence out of the ignored cache first."""
 
@@ -107,15 +116,14 @@ class Recording:
                 return record if record.verdict == draft.verdict else None
         return None
 
-    def record(self, draft: Draft) -> tuple[str, bool]:
-        """The hash of the record that carries the verdict, and whether it was appended now."""
+    def record(self, draft: Draft) -> Kept:
+        """Append the verdict's record if it is due."""
         standing = self.standing(draft)
         if standing is not None and self._settings.record != "always":
-            return standing.sha, False
+            return Kept(standing.sha)
         if self._settings.record == "never":
-            would_be_ledger(self._settings).append(self._made(draft, self._would_cite(draft)))
-            return (standing.sha if standing else ""), False
-        return self._ledger.append(self._made(draft, self._cite(draft))), True
+            return Kept(proposed=self._made(draft, self._would_cite(draft)))
+        return Kept(self._ledger.append(self._made(draft, self._cite(draft))), written=True)
 
     def _made(self, draft: Draft, cited: list[EvidenceRef]) -> Record:
         heads = self._ledger.heads(draft.contract.id, draft.subject.id)
@@ -162,7 +170,7 @@ class Recording:
 def _observed(judgement: Judgement) -> list[dict[str, Any]]:
     observed = []
     for outcome in judgement.outcomes:
-        data = asdict(outcome) | {"verdict": str(outcome.verdict)}
+        data = vars(outcome) | {"verdict": str(outcome.verdict)}
         observed.append({key: list(value) if isinstance(value, tuple) else value
                          for key, value in data.items() if value not in (None, ())})  # fmt: skip
     return observed
@@ -172,31 +180,34 @@ def _observed(judgement: Judgement) -> list[dict[str, Any]]:
 
 
 def write_contracts(
-    settings: Settings, ledger: Ledger, results: Sequence[Result], texts: Mapping[str, str]
-) -> list[str]:
+    settings: Settings,
+    ledger: Ledger,
+    results: Sequence[Result],
+    as_judged: Callable[[Result], Contract | None],
+) -> Iterator[str]:
     """Bring each judged contract up to its ledger, once; says what was written or would be.
 
-    `texts` holds the contracts as they were judged, by SHA-256. A contract that somebody edited
-    meanwhile is refused, named, and left alone; the others are still written.
+    Lazy, for what would be written is rendered only as far as somebody reads it. `as_judged`
+    gives a result's contract as it was when it was judged, or None if nothing in it was. A
+    contract that somebody edited meanwhile is refused, named, and left alone; the others are
+    still written.
     """
-    ledgers = [ledger, would_be_ledger(settings)]
-    told = []
-    for file in dict.fromkeys(result.contract for result in results):
-        mine = [result for result in results if result.contract == file]
-        seen = texts.get(mine[0].seen)
-        if seen is None:
-            continue
+    ledgers = [ledger, Ledger.of(one.proposed for one in results if one.proposed is not None)]
+    by_file: dict[str, list[Result]] = {}
+    for result in results:
+        by_file.setdefault(result.contract, []).append(result)
+    for mine in by_file.values():
         try:
-            told += _write_contract(settings, ledgers, file, seen, mine)
-        except GatesError as error:
-            told.append(f"not written: {error}")
-    return told
+            contract = as_judged(mine[0])
+            yield from _write_contract(settings, ledgers, contract, mine) if contract else ()
+        except (GatesError, OSError) as error:
+            yield f"not written: {error}"
 
 
 def _write_contract(
-    settings: Settings, ledgers: Sequence[Ledger], file: str, seen: str, results: Sequence[Result]
+    settings: Settings, ledgers: Sequence[Ledger], contract: Contract, results: Sequence[Result]
 ) -> list[str]:
-    contract = contract_from(seen, file, settings.caps)
+    file, seen = contract.file, contract.text
     judged = {
         result.subject
         for result in results
@@ -217,7 +228,7 @@ def _write_contract(
         return []
     changelog = f"{{version}} ({utc_date()}): {'; '.join(changes)}" if changes else None
     edit = writeback.ContractEdit(gates=tuple(edits), changelog=changelog)
-    names = ", ".join(one.gate_id for one in edits)
+    names = several([one.gate_id for one in edits])
     if settings.record == "never":
         after = writeback.render(seen, edit, file)
         return [f"would write {file} ({names}):", *writeback.diff(seen, after, file).splitlines()]
@@ -242,7 +253,7 @@ def _gate_edit(
     entries = tuple(basis_entry(record, record.sha, armed=armed) for record in records)
     verdict = worst_of(records)
     statuses = {discharge_status(record, armed=armed) for record in records}
-    status = _weakest(statuses)
+    status = weakest(statuses)
     same = len(entries) == len(gate.basis) and all(
         same_entry(written, derived)
         and written.get("discharge_status") == derived["discharge_status"]
@@ -253,24 +264,14 @@ def _gate_edit(
     return writeback.GateEdit(gate.id, verdict, entries, status)
 
 
-def _weakest(statuses: set[str]) -> str:
-    return next(word for word in (FALSIFIED, PENDING, PARTIAL, ACTIVE) if word in statuses)
-
-
 def seen_red_by(contract: Contract, gate: Gate, ledger: Ledger) -> tuple[str, ...]:
     """Falsifiers whose newest record says that they saw the gate red, as both are declared now."""
     return tuple(
         falsifier.id
-        for falsifier in contract.falsifiers
-        if falsifier.binds_to == gate.id and not falsifier.prose
+        for falsifier in contract.falsifiers_of(gate.id)
         for record in ledger.current(contract.id, falsifier.id)[:1]
         if record.verdict is Verdict.PASS and record.gate_hash == falsifier.hash
     )
-
-
-def would_be_ledger(settings: Settings) -> Ledger:
-    """Where `--gates-record never` puts the records it would append, to show the diff."""
-    return Ledger(settings.cache / "sessions" / settings.session)
 
 
 def saved_text(settings: Settings, sha: str) -> Path:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -14,6 +15,8 @@ class Status(StrEnum):
     FAIL = "FAIL"
     INCONCLUSIVE = "INCONCLUSIVE"
     BLOCKED = "BLOCKED"
+    ERROR = "ERROR"
+    """A run could not be executed or its evidence not be kept or read: nothing was judged."""
     UNFOUNDED = "UNFOUNDED"
     """The contract claims a verdict that no record carries."""
     TAMPERED = "TAMPERED"
@@ -70,12 +73,13 @@ class Result:
     """A falsifier that forged evidence: it shows nothing about the gate's own checks."""
     seen: str = ""
     """SHA-256 of the contract's text as it was judged."""
+    proposed: Mapping[str, Any] | None = None
+    """The record that `--gates-record never` would have appended, as JSON."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON primitives only; xdist carries nothing else."""
-        data = asdict(self)
-        return data | {"status": str(self.status), "mode": str(self.mode),
-                       "armed_by": list(self.armed_by)}  # fmt: skip
+        return vars(self) | {"status": str(self.status), "mode": str(self.mode),
+                             "armed_by": list(self.armed_by)}  # fmt: skip
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Result:

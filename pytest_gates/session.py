@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_gates.attacks import carry_out
@@ -12,7 +12,11 @@ from pytest_gates.attempts import note_attempt
 from pytest_gates.audit import evidence_of, foundation
 from pytest_gates.boundary import flaw
 from pytest_gates.checks.base import Verdict
+from pytest_gates.checks.status import ExitStatus
+from pytest_gates.contract.load import contract_from
 from pytest_gates.contract.models import Contract, Falsifier, Gate, check_kind
+from pytest_gates.contract.unique import Declared
+from pytest_gates.errors import RunError
 from pytest_gates.evidence import Evidence
 from pytest_gates.evidence_store import read_evidence
 from pytest_gates.falsify import Pair, expected_outcome, not_caught, why
@@ -39,6 +43,8 @@ if TYPE_CHECKING:
     import pytest
 
 NOTHING_EXECUTABLE = "nothing executable"
+EVIDENCE_KEPT = 64
+"""Executions whose evidence stays in memory; gates of one run usually follow each other."""
 
 
 class GatesSession:
@@ -47,19 +53,16 @@ class GatesSession:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.ledger = Ledger(settings.evidence)
-        self._evidence: dict[str, Evidence] = {}
+        self.declared = Declared()
+        self._read = lru_cache(EVIDENCE_KEPT)(partial(read_evidence, settings.root))
         self._executor = Executor(settings, self._read)
         self._recording = Recording(settings, self.ledger)
-        self._told: list[str] = []
+        self._told: Iterable[str] = ()
+        self._contracts: dict[str, Contract] = {}
 
     def close(self) -> None:
         """End all processes."""
         self._executor.close()
-
-    def _read(self, location: str) -> Evidence:
-        if location not in self._evidence:
-            self._evidence[location] = read_evidence(self.settings.root, location)
-        return self._evidence[location]
 
     # --- gates -------------------------------------------------------------------------------
 
@@ -81,7 +84,9 @@ class GatesSession:
         obstacle = self.obstacle(gate)
         if obstacle is not None:
             return self._replay(contract, gate, base, obstacle)
-        return self._judged(contract, gate, base, self.evidence_of(gate))
+        evidence = self.evidence_of(gate)
+        _refuse_disk_errors(gate, evidence)
+        return self._judged(contract, gate, base, evidence)
 
     def _judged(
         self, contract: Contract, gate: Gate, base: Result, evidence: EvidenceByRun
@@ -100,10 +105,8 @@ class GatesSession:
             verdict=judgement.verdict, reason=judgement.reason, judgement=judgement,
             evidence=evidence, fault=None, attempts=attempts,
         )  # fmt: skip
-        sha, written = self._recording.record(draft)
-        self._save_text(contract)
-        return self._armed(contract, gate, replace(result, record=sha, written=written,
-                                                   attempts=attempts))  # fmt: skip
+        result = replace(self._kept(contract, draft, result), attempts=attempts)
+        return self._armed(contract, gate, result)
 
     def _replay(self, contract: Contract, gate: Gate, base: Result, obstacle: str) -> Result:
         records = self.ledger.current(contract.id, gate.id)
@@ -119,7 +122,7 @@ class GatesSession:
         result = replace(result, record=record.sha, attempts=record.attempts)
         if self.settings.live:
             reason = f"replayed from record {record.sha[:12]}: {obstacle}"
-            text = plain_report(gate, Status.BLOCKED, reason + " (--gates-live)")
+            text = plain_report(gate, Mode.REPLAYED, reason + " (--gates-live)")
             return replace(result, red=True, reason=reason, report=text)
         return self._armed(contract, gate, result)
 
@@ -151,10 +154,8 @@ class GatesSession:
         if self.settings.strict and not result.red:
             seen = tuple(
                 one.id
-                for one in contract.falsifiers
-                if one.binds_to == gate.id
-                and one.target is not None
-                and self.falsify(contract, one).status is Status.CAUGHT
+                for one in contract.falsifiers_of(gate.id)
+                if one.target is not None and self.falsify(contract, one).status is Status.CAUGHT
             )
             if not seen:
                 reason = "no falsifier has seen this gate red"
@@ -195,7 +196,7 @@ class GatesSession:
                 result = self._weighed(falsifier, base, pair, Mode.REPLAYED)
                 if self.settings.live:
                     reason = f"replayed from record {record.sha[:12]}: {obstacle}"
-                    text = plain_report(falsifier, Status.BLOCKED, reason + " (--gates-live)")
+                    text = plain_report(falsifier, Mode.REPLAYED, reason + " (--gates-live)")
                     return replace(result, red=True, reason=reason, report=text)
                 return replace(result, record=record.sha)
         return self._blocked(base, falsifier, f"{obstacle}; no recorded evidence")
@@ -248,9 +249,7 @@ class GatesSession:
             evidence={**roles, **pair.control}, attempts=1,
             fault=falsifier.fault.model_dump(mode="json"),
         )  # fmt: skip
-        sha, written = self._recording.record(draft)
-        self._save_text(contract)
-        return replace(result, record=sha, written=written)
+        return self._kept(contract, draft, result)
 
     def _weighed(self, falsifier: Falsifier, base: Result, pair: Pair, mode: Mode) -> Result:
         assert falsifier.gate and falsifier.fault and falsifier.expect
@@ -287,7 +286,20 @@ class GatesSession:
             prior=declared.claimed if isinstance(declared, Gate) else "",
             prose=declared.prose,
             binds_to=declared.binds_to if isinstance(declared, Falsifier) else "",
-            seen=_sha(contract.text),
+            seen=contract.sha,
+        )
+
+    def failed(self, contract: Contract, declared: Gate | Falsifier, error: Exception) -> Result:
+        """The result of an item whose runs or evidence could not be had."""
+        reason = str(error)
+        if isinstance(error, OSError):
+            reason = ": ".join(str(one) for one in (error.filename, error.strerror) if one)
+        return replace(
+            self._base(contract, declared),
+            status=Status.ERROR,
+            reason=reason,
+            report=plain_report(declared, Status.ERROR, reason),
+            red=True,
         )
 
     def _blocked(self, base: Result, declared: Gate | Falsifier, reason: str) -> Result:
@@ -322,22 +334,33 @@ class GatesSession:
         )  # fmt: skip
         return f"{how} {fault}{runs}; checks {what}"
 
-    def _save_text(self, contract: Contract) -> None:
-        path = saved_text(self.settings, _sha(contract.text))
-        if not path.exists():
+    def _kept(self, contract: Contract, draft: Draft, result: Result) -> Result:
+        """Record what is due, and keep the contract's text for the session's end."""
+        kept = self._recording.record(draft)
+        if contract.sha not in self._contracts:
+            self._contracts[contract.sha] = contract
+            path = saved_text(self.settings, contract.sha)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(contract.text, encoding="utf-8", newline="")
+        proposed = None if kept.proposed is None else kept.proposed.to_json()
+        return replace(result, record=kept.sha, written=kept.written, proposed=proposed)
+
+    def _as_judged(self, result: Result) -> Contract | None:
+        """The contract of a result, whichever process judged it; None if none did."""
+        path = saved_text(self.settings, result.seen)
+        if result.seen not in self._contracts and path.exists():
+            text = path.read_bytes().decode()
+            self._contracts[result.seen] = contract_from(text, result.contract, self.settings.caps)
+        return self._contracts.get(result.seen)
 
     def finish(self, results: Sequence[Mapping[str, Any]]) -> None:
         """Write verdicts back, once a contract; called where all results are known."""
         parsed = [Result.from_json(dict(one)) for one in results]
-        folder = saved_text(self.settings, "x").parent
-        texts = {
-            path.stem: path.read_bytes().decode() for path in folder.glob("*.yaml")
-        } if folder.is_dir() else {}  # fmt: skip
-        self.ledger = Ledger(self.settings.evidence)  # workers appended to it
+        if any(one.written for one in parsed):
+            self.ledger = Ledger(self.settings.evidence)  # workers appended to it
         self._executor.discard_artifacts()
-        self._told = write_contracts(self.settings, self.ledger, parsed, texts)
+        told = write_contracts(self.settings, self.ledger, parsed, self._as_judged)
+        self._told = told if self.settings.record == "never" else list(told)
 
     def summarise(
         self, results: Sequence[Mapping[str, Any]], reporter: pytest.TerminalReporter
@@ -352,8 +375,18 @@ class GatesSession:
             else one
             for one in parsed
         ]
-        write_summary(armed, self._told, reporter)
+        write_summary(sorted(armed, key=lambda one: (one.contract, one.line)), self._told, reporter)
 
 
-def _sha(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _refuse_disk_errors(gate: Gate, evidence: EvidenceByRun) -> None:
+    """A full disk says nothing about a claim, so nothing is recorded of it.
+
+    Raises:
+        RunError: a run ended IO_ERROR, and the gate does not expect that.
+    """
+    if any("IO_ERROR" in check.statuses for check in gate.checks if isinstance(check, ExitStatus)):
+        return
+    for name, many in evidence.items():
+        for one in many:
+            if one.status == "IO_ERROR":
+                raise RunError(f"run {name} ended IO_ERROR: {one.reason}; nothing was recorded")

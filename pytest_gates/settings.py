@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TextIO
 
 if TYPE_CHECKING:
     import pytest
@@ -42,6 +42,8 @@ class Settings:
     max_steps: int = 100_000
     max_parameters: int = 20_000_000_000
     max_step_tokens: int = 4_194_304
+    terminal: TextIO | None = None
+    """Where a live line can be shown."""
 
     @property
     def evidence(self) -> Path:
@@ -79,7 +81,7 @@ INI_OPTIONS: dict[str, tuple[str, str]] = {
 """Options of pytest's configuration: default and help."""
 
 
-def settings_from(config: pytest.Config, session: str) -> Settings:
+def settings_from(config: pytest.Config, session: str, terminal: TextIO | None = None) -> Settings:
     """Read pytest's configuration for the session of that id.
 
     Raises:
@@ -92,6 +94,7 @@ def settings_from(config: pytest.Config, session: str) -> Settings:
     return Settings(
         root=config.rootpath,
         session=session,
+        terminal=terminal,
         record=record,
         replay=config.getoption("gates_replay"),
         strict=config.getoption("gates_strict"),

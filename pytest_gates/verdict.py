@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 from pytest_gates.checks.base import Check, Outcome, RunCheck, RunsCheck, Verdict
@@ -13,6 +13,9 @@ EVALUATOR = "1"
 """Version of these rules and of all checks; a record is re-derived by the one that made it."""
 
 EvidenceByRun = Mapping[str, tuple[Evidence, ...]]
+
+KEPT = 16
+"""Judgements remembered: before a gate is judged its record is, mostly by the same files."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class Judgement:
         return next(iter(figured or same), None)
 
 
+_recent: dict[Hashable, Judgement] = {}
+
+
 def judge(gate: Gate, evidence: EvidenceByRun) -> Judgement:
     """Judge a gate by the executions of each run it draws on, in order of repetition.
 
@@ -42,6 +48,26 @@ def judge(gate: Gate, evidence: EvidenceByRun) -> Judgement:
     """
     if gate.prose:
         return Judgement(Verdict.BLOCKED, reason="nothing executable")
+    key = _identity(gate, evidence)
+    known = _recent.get(key) if key is not None else None
+    if known is not None:
+        return known
+    judgement = _judged(gate, evidence)
+    if key is not None:
+        _recent[key] = judgement
+        if len(_recent) > KEPT:
+            del _recent[next(iter(_recent))]
+    return judgement
+
+
+def _identity(gate: Gate, evidence: EvidenceByRun) -> Hashable | None:
+    """What a judgement depends on; None for evidence that was not read from sealed files."""
+    if not all(one.location for many in evidence.values() for one in many):
+        return None
+    return gate.hash, tuple((run, *(one.id for one in many)) for run, many in evidence.items())
+
+
+def _judged(gate: Gate, evidence: EvidenceByRun) -> Judgement:
     blocked = _inadmissible(gate, evidence)
     if blocked is not None:
         return Judgement(Verdict.BLOCKED, reason=blocked)

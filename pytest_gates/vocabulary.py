@@ -1,4 +1,4 @@
-"""Words that checks share: GPU names with their ceilings, NVML's throttle bits, near misses.
+"""Words that checks and reports share: GPUs and their ceilings, throttle bits, discharge statuses.
 
 Metrics, events and exit statuses are in `model.telemetry`.
 """
@@ -22,35 +22,41 @@ class GpuModel:
     source: str
 
 
-_H100 = "NVIDIA H100 datasheet, sparse figure halved"
-_AMPERE = "NVIDIA Ampere GA102 GPU architecture whitepaper"
-_ADA = "NVIDIA Ada GPU architecture whitepaper"
+_A100 = "nvidia.com/en-us/data-center/a100: BFLOAT16 Tensor Core 312"
+_H100 = "nvidia.com/en-us/data-center/h100: BFLOAT16 Tensor Core"
 
+# Where NVIDIA prints figures with 2:4 sparsity, half of them is the dense peak. A row is here only
+# if its figure could be looked up; `gpus:` in a contract adds others, with their source.
 GPUS: dict[str, GpuModel] = {
     gpu.name: gpu
     for gpu in (
-        GpuModel("NVIDIA B200", 2250, "NVIDIA HGX B200 datasheet, sparse figure halved"),
-        GpuModel("NVIDIA H200", 989.5, "NVIDIA H200 datasheet, sparse figure halved"),
-        GpuModel("NVIDIA H200 NVL", 835.5, "NVIDIA H200 NVL datasheet, sparse figure halved"),
-        GpuModel("NVIDIA GH200 480GB", 989.5, "NVIDIA GH200 datasheet, sparse figure halved"),
-        GpuModel("NVIDIA H100 80GB HBM3", 989.5, _H100),
-        GpuModel("NVIDIA H100 NVL", 835.5, _H100),
-        GpuModel("NVIDIA H100 PCIe", 756.5, _H100),
-        GpuModel("NVIDIA A100-SXM4-40GB", 312, "NVIDIA A100 datasheet"),
-        GpuModel("NVIDIA A100-SXM4-80GB", 312, "NVIDIA A100 datasheet"),
-        GpuModel("NVIDIA A100-PCIE-40GB", 312, "NVIDIA A100 datasheet"),
-        GpuModel("NVIDIA A100 80GB PCIe", 312, "NVIDIA A100 datasheet"),
-        GpuModel("NVIDIA A10", 125, "NVIDIA A10 datasheet"),
-        GpuModel("NVIDIA A40", 149.7, "NVIDIA A40 datasheet"),
-        GpuModel("NVIDIA L4", 121, "NVIDIA L4 datasheet, sparse figure halved"),
-        GpuModel("NVIDIA L40S", 362.05, "NVIDIA L40S datasheet"),
-        GpuModel("NVIDIA RTX A6000", 154.8, _AMPERE),
-        GpuModel("NVIDIA RTX 6000 Ada Generation", 364.2, _ADA),
-        GpuModel("NVIDIA GeForce RTX 3090", 71, _AMPERE),
-        GpuModel("NVIDIA GeForce RTX 4080", 97.5, _ADA),
-        GpuModel("NVIDIA GeForce RTX 4090", 165.2, _ADA),
         GpuModel(
-            "NVIDIA GeForce RTX 5090", 209.5, "NVIDIA RTX Blackwell GPU architecture whitepaper"
+            "NVIDIA B200", 2250, "NVIDIA Blackwell datasheet, HGX B200: 4.5 PFLOPS sparse, halved"
+        ),
+        GpuModel(
+            "NVIDIA H200", 989.5, "nvidia.com/en-us/data-center/h200: H200 SXM 1979 sparse, halved"
+        ),
+        GpuModel("NVIDIA H100 80GB HBM3", 989.5, f"{_H100}, SXM 1979 sparse, halved"),
+        GpuModel("NVIDIA H100 NVL", 835.5, f"{_H100}, NVL 1671 sparse, halved"),
+        GpuModel("NVIDIA H100 PCIe", 756.5, f"{_H100}, PCIe 1513 sparse, halved"),
+        GpuModel("NVIDIA A100-SXM4-40GB", 312, _A100),
+        GpuModel("NVIDIA A100-SXM4-80GB", 312, _A100),
+        GpuModel("NVIDIA A100-PCIE-40GB", 312, _A100),
+        GpuModel("NVIDIA A100 80GB PCIe", 312, _A100),
+        GpuModel("NVIDIA A10", 125, "NVIDIA A10 datasheet: 125 dense"),
+        GpuModel("NVIDIA A40", 149.7, "NVIDIA A40 datasheet: 149.7 dense"),
+        GpuModel("NVIDIA L4", 121, "NVIDIA L4 datasheet: 242 sparse, halved"),
+        # The dense figure printed beside it, 362.05, is less than half: the bound is the larger.
+        GpuModel("NVIDIA L40S", 366.5, "NVIDIA L40S datasheet: 733 sparse, halved"),
+        GpuModel(
+            "NVIDIA GeForce RTX 4090",
+            165.2,
+            "NVIDIA Ada GPU architecture whitepaper v2: BF16 with FP32 accumulation, dense",
+        ),
+        GpuModel(
+            "NVIDIA GeForce RTX 5090",
+            209.6,
+            "NVIDIA RTX Blackwell whitepaper: FP16 838.4 sparse, halved; FP32 accumulation halves",
         ),
     )
 }
@@ -70,16 +76,44 @@ THROTTLE_REASONS: dict[int, str] = {
 """NVML's clock event reasons by bit (nvml.h, nvmlClocksEventReasons)."""
 
 
+FALSIFIED = "FALSIFIED"
+PENDING = "PENDING"
+PARTIAL = "PARTIAL_ALGORITHM_LEVEL"
+ACTIVE = "ACTIVE_WITH_LIVE_EVIDENCE"
+
+DISCHARGE_STATUSES: dict[str, str] = {
+    FALSIFIED: "the current verdict is `fail`",
+    PENDING: "the current verdict is neither `pass` nor `fail`",
+    PARTIAL: "passed, but by a recording, or no falsifier has seen the gate red",
+    ACTIVE: "passed by a run of the program's own, and a falsifier has seen the gate red",
+}
+"""How far a record discharges its gate, in the field's own words, weakest first."""
+
+
 def reason_names(bits: int) -> tuple[str, ...]:
     """The names of the bits that are set, of those that contaminate a measurement."""
     contaminating = bits & CONTAMINATING_REASONS
     return tuple(name for bit, name in THROTTLE_REASONS.items() if bit & contaminating)
 
 
+HINT_CUTOFF = 0.75
+"""How alike two words must be (difflib's ratio) for one to be meant by the other."""
+
+
+def nearest(word: str, known: Collection[str]) -> str | None:
+    """The known word that `word` nearly spells, or None."""
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=HINT_CUTOFF)
+    return matches[0] if matches else None
+
+
 def hint(word: str, known: Collection[str]) -> str:
-    """What a word may have meant: names that add a unit to it, else near misses, else all."""
-    with_unit = [name for name in known if name.startswith(f"{word}_")]
-    near = with_unit or difflib.get_close_matches(word, known, n=1)
+    """What an unknown word may have meant: names it is a part of, else a near miss, else all.
+
+    `wall` is `wall_ms` without its unit, `RTX 4090` lacks `NVIDIA` and `GeForce`.
+    """
+    said = set(word.split())
+    wider = [one for one in known if one.startswith(f"{word}_") or said <= set(one.split())]
+    near = (wider if said else []) or [one for one in [nearest(word, known)] if one is not None]
     if near:
-        return f"did you mean {' or '.join(near)}?"
+        return f"did you mean {' or '.join(f'`{one}`' for one in near)}?"
     return f"known: {', '.join(known) or 'none'}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import difflib
 import hashlib
 import os
 import re
@@ -28,6 +27,7 @@ from pytest_gates.contract.scalars import kind
 from pytest_gates.disk import fsync_folder
 from pytest_gates.errors import ContractError, WriteBackRefusedError
 from pytest_gates.splice import Draft, block, difference, flow, plain, quoted, spell
+from pytest_gates.textdiff import unified
 
 BASIS = "verdict_basis"
 NOTE = "verdict_basis_note"
@@ -106,9 +106,7 @@ def render(text: str, edit: ContractEdit, file: str) -> str:
 
 def diff(old: str, new: str, file: str) -> str:
     """Unified diff of two texts of a contract; empty if they are equal."""
-    lines = difflib.unified_diff(
-        old.splitlines(keepends=True), new.splitlines(keepends=True), f"a/{file}", f"b/{file}"
-    )
+    lines = unified(old.splitlines(keepends=True), new.splitlines(keepends=True), file)
     marker = "\n\\ No newline at end of file\n"
     return "".join(line if line.endswith("\n") else line + marker for line in lines)
 

@@ -224,7 +224,7 @@ def test_refused_for_an_unknown_gpu_unless_the_contract_adds_it() -> None:
     check = budget(below={"NVIDIA H20": 60})
     ((path, message),) = check.refusals(pretrain_run())
     assert path == ("below", "NVIDIA H20")
-    assert "did you mean NVIDIA H200?" in message
+    assert "did you mean `NVIDIA H200`?" in message
     assert list(check.refusals(pretrain_run(), {"NVIDIA H20"})) == []
 
 
@@ -239,7 +239,7 @@ def test_refused_for_an_unknown_gpu_unless_the_contract_adds_it() -> None:
         ({"below": {"NVIDIA H200": math.nan}}, "NVIDIA H200: NaN is no limit"),
         ({"below": {"NVIDIA H200": "1e3"}}, "NVIDIA H200: expected a number, found '1e3'"),
         ({"below": {}}, "at least one GPU"),
-        ({"metric": "wall"}, "did you mean wall_ms?"),
+        ({"metric": "wall"}, "did you mean `wall_ms`?"),
         ({"metric": "val_loss"}, "a metric of epochs, not of steps"),
         ({"steps": (30, 20)}, "first step 30 lies after its last 20"),
         ({"confidence": "0.95"}, "expected a number"),

@@ -53,7 +53,7 @@ def test_the_run_folder_was_made_or_was_not() -> None:
 
 
 def test_malformed_expectations_are_refused() -> None:
-    with pytest.raises(ValidationError, match="did you mean COMPLETED"):
+    with pytest.raises(ValidationError, match="did you mean `COMPLETED"):
         exits(expect="COMPLETE")
     for said in ({"within_s": 0}, {"within_s": math.inf}, {"expect": []}):
         with pytest.raises(ValidationError):

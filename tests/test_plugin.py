@@ -75,6 +75,16 @@ def test_a_red_gate_tells_place_rule_figure_limit_and_interval_and_no_traceback(
     assert "items.py" not in text
 
 
+def test_the_short_summary_and_junit_have_the_reason_in_one_line(recorded: Project) -> None:
+    recorded.steps("steps.jsonl", wall_ms=SLOW)
+    result = recorded.run("--junitxml=junit.xml")
+    (line,) = [line for line in result.outlines if line.startswith("FAIL contracts/")]
+    assert line.startswith("FAIL contracts/claims.yaml::GATE-MEDIAN - median 203 ms")
+    junit = (recorded.root / "junit.xml").read_text(encoding="utf-8")
+    assert '<failure message="median 203 ms of wall_ms, limit &lt; 100 ms: 30 of 30' in junit
+    assert "GATE-MEDIAN FAIL\n  rule      The median step is quick." in junit
+
+
 def test_record_never_prints_the_diff_it_would_write(recorded: Project) -> None:
     before = (recorded.contracts / "claims.yaml").read_bytes()
     result = recorded.run("--gates-record", "never")
@@ -153,7 +163,7 @@ def test_prose_is_blocked_and_counted_and_a_foreign_word_is_pending(project: Pro
     result = project.run("-rs")
     result.assert_outcomes(skipped=2)
     result.stdout.fnmatch_lines(
-        ["*prose only, nothing executable: 1*", "*claims.yaml:2: BLOCKED: nothing executable*"]
+        ["*prose only, nothing executable: 1*", "*BLOCKED *claims.yaml:2: nothing executable*"]
     )
 
 
@@ -168,7 +178,7 @@ def test_a_gpu_gate_without_gpu_and_evidence_is_blocked_never_a_pass(project: Pr
     project.contract(GPU)
     result = project.run("-rs")
     result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines(["*claims.yaml:12: BLOCKED: *no recorded evidence*"])
+    result.stdout.fnmatch_lines(["*BLOCKED *claims.yaml:12: *no recorded evidence*"])
     for mode in ("--gates-strict", "--gates-live"):
         project.run(mode).assert_outcomes(failed=1)
 
@@ -201,7 +211,9 @@ def test_replay_runs_nothing_and_says_so(project: Project) -> None:
     assert sorted((project.root / ".pytest_gates" / "evidence").iterdir()) == staged
     result.stdout.fnmatch_lines(["*GATE-ENV PASS REPLAYED*", "*1 replayed*"])
     assert result.ret == 0
-    assert project.run("--gates-replay", "--gates-live").ret == 1
+    live = project.run("--gates-replay", "--gates-live")
+    assert live.ret == 1
+    live.stdout.fnmatch_lines(["REPLAYED contracts/*::GATE-ENV - replayed from record*"])
 
 
 PROBE = """

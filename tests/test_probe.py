@@ -14,7 +14,7 @@ import torch
 from pytest_gates.model import device, probe
 from pytest_gates.model.config import ProbeRun, Request
 from pytest_gates.model.device import DeviceRequest
-from pytest_gates.model.seams import Seams
+from pytest_gates.model.seams import CLEAN, Seams
 from pytest_gates.model.writer import TelemetryWriter
 
 GRAMMAR = {"name": "device_grammar", "examples": 80}
@@ -25,9 +25,9 @@ def _request(tmp_path: Path, **declared: Any) -> Request:
     return Request(run=run, root=str(tmp_path), cache=str(tmp_path))
 
 
-def _probed(tmp_path: Path, **declared: Any) -> list[dict[str, Any]]:
+def _probed(tmp_path: Path, seams: Seams = CLEAN, **declared: Any) -> list[dict[str, Any]]:
     with TelemetryWriter(tmp_path) as writer:
-        probe.run(_request(tmp_path, **declared), writer)
+        probe.run(_request(tmp_path, **declared), writer, seams)
     return _read(tmp_path)
 
 
@@ -75,9 +75,7 @@ def test_a_broken_parser_in_a_runs_seams_is_found(tmp_path: Path) -> None:
     def forgiving(name: str) -> DeviceRequest:
         return device.parse_device(name.strip())
 
-    with TelemetryWriter(tmp_path) as writer:
-        probe.run(_request(tmp_path, properties=[GRAMMAR]), writer, Seams(parse_device=forgiving))
-    lines = _read(tmp_path)
+    lines = _probed(tmp_path, Seams(parse_device=forgiving), properties=[GRAMMAR])
     (found,) = (line for line in lines if line["kind"] == "property")
     assert found["counterexample"] == {"name": "cpu\n", "parsed": "cpu", "expected": "refused"}
 

@@ -11,13 +11,30 @@ def test_only_contaminating_reasons_are_named() -> None:
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("wall", "did you mean wall_ms?"),
-        ("train_los", "did you mean train_loss?"),
+        ("wall", "did you mean `wall_ms`?"),
+        ("train_los", "did you mean `train_loss`?"),
         ("zzz", "known: train_loss, wall_ms"),
     ],
 )
 def test_a_hint_adds_the_unit_or_mends_the_spelling(word: str, told: str) -> None:
     assert hint(word, ["train_loss", "wall_ms"]) == told
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("B200", "did you mean `NVIDIA B200`?"),
+        ("H200", "did you mean `NVIDIA H200`?"),
+        ("NVIDIA RTX 4090", "did you mean `NVIDIA GeForce RTX 4090`?"),
+        ("NVIDIA H20", "did you mean `NVIDIA H200`?"),
+    ],
+)
+def test_a_gpu_is_hinted_at_without_its_maker_or_its_line(word: str, told: str) -> None:
+    assert hint(word, GPUS) == told
+
+
+def test_what_is_like_nothing_gets_all_the_names_not_a_wrong_guess() -> None:
+    assert hint("NVIDIA TITAN", GPUS).startswith("known: NVIDIA B200, ")
 
 
 def test_every_gpu_has_a_ceiling_with_a_source() -> None:

@@ -76,6 +76,16 @@ class Need:
     repeat: int = 1
 
 
+def _pair(value: object) -> object:
+    """One clear error in place of one an element."""
+    whole = isinstance(value, list | tuple) and all(
+        isinstance(step, int) and not isinstance(step, bool) and step >= 0 for step in value
+    )
+    if not whole or len(value) != 2:  # type: ignore[arg-type]  # noqa: PLR2004 - just seen; a pair
+        raise ValueError("expected a window [first, last] of two steps, both included")
+    return value
+
+
 def _ordered(window: tuple[int, int]) -> tuple[int, int]:
     if window[0] > window[1]:
         raise ValueError(f"the window's first step {window[0]} lies after its last {window[1]}")
@@ -84,6 +94,7 @@ def _ordered(window: tuple[int, int]) -> tuple[int, int]:
 
 Window = Annotated[
     tuple[Annotated[StrictInt, Field(ge=0)], Annotated[StrictInt, Field(ge=0)]],
+    BeforeValidator(_pair),
     AfterValidator(_ordered),
 ]
 """First and last step, both included."""
@@ -91,6 +102,8 @@ Window = Annotated[
 
 def number(value: object) -> int | float:
     """A number as YAML gave it, or a ValueError. Text and booleans are none, NaN is no limit."""
+    if isinstance(value, str) and value.strip("+-.").lower() == "nan":
+        value = math.nan
     if isinstance(value, bool) or not isinstance(value, int | float):
         # pydantic reports a ValueError at its place; a TypeError would pass through it.
         raise ValueError("expected a number")  # noqa: TRY004
@@ -129,20 +142,22 @@ def words(names: Collection[str]) -> WithJsonSchema:
 
 def _registered(name: str) -> str:
     if name not in METRICS:
-        raise ValueError(f"unregistered metric; {hint(name, METRICS)}")
+        raise ValueError(f"unregistered metric {name!r}; {hint(name, METRICS)}")
     return name
 
 
 def _step_metric(name: str) -> str:
     if _registered(name) not in STEP_METRICS:
         scope = METRICS[name].scope
-        raise ValueError(f"a metric of {scope}s, not of steps; {hint(name, STEP_METRICS)}")
+        raise ValueError(
+            f"{name!r} is a metric of {scope}s, not of steps; {hint(name, STEP_METRICS)}"
+        )
     return name
 
 
 def _event(name: str) -> str:
     if name not in EVENTS:
-        raise ValueError(f"unregistered event; {hint(name, EVENTS)}")
+        raise ValueError(f"unregistered event {name!r}; {hint(name, EVENTS)}")
     return name
 
 

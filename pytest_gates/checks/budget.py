@@ -161,7 +161,7 @@ class Budget(RunCheck):
         for name in self.limits if isinstance(self.limits, dict) else ():
             if name not in known:
                 text = f"unknown GPU {name!r}; {hint(name, sorted(known))}"
-                yield (key, name), f"{text}; add a row to the contract's `gpus:` for a new one"
+                yield (key, name), f"{text} (a new one gets a row in the contract's `gpus:`)"
 
     @property
     def _timed(self) -> bool:

@@ -21,7 +21,7 @@ from pytest_gates.checks.base import (
 )
 from pytest_gates.checks.ceilings import device_flops
 from pytest_gates.checks.declared import shape_of, undeclared, window_misfits
-from pytest_gates.checks.figures import short
+from pytest_gates.checks.figures import headroom, short
 from pytest_gates.checks.trend import FEWEST, Slope, slope_interval
 from pytest_gates.checks.window import Samples, ended, samples
 from pytest_gates.evidence import Evidence
@@ -78,7 +78,9 @@ class Descent(RunCheck):
         )
         verdict = Verdict.worst([part[0] for part in parts])
         said = [text for part, text in parts if part is verdict and text]
-        return self._outcome(plain, found, slope, verdict, "; ".join(said) + ended(evidence))
+        outcome = self._outcome(plain, found, slope, verdict, "; ".join(said) + ended(evidence))
+        drop_alone = parts[1][0] is Verdict.FAIL and parts[0][0] is not Verdict.FAIL
+        return self._by_drop(outcome, found.values) if drop_alone else outcome
 
     def _outcome(
         self, plain: Outcome, found: Samples, slope: Slope, verdict: Verdict, text: str
@@ -88,16 +90,26 @@ class Descent(RunCheck):
         return replace(
             plain,
             verdict=verdict,
-            summary=f"{fall}; {text}",
+            summary=f"{text}; {fall}",
             figure=f"slope {slope.slope:.3g} a step",
             limit=f"< {short(self.slope_below)}",
             statistic="slope",
             value=slope.slope,
             interval=(slope.low, slope.high),
-            detail=(
-                fall,
-                f"slope a step {slope.slope:.4g}, {slope.low:.4g} to {slope.high:.4g}",
-            ),
+        )
+
+    def _by_drop(self, outcome: Outcome, values: tuple[float, ...]) -> Outcome:
+        """The same outcome with the figure that decided it."""
+        assert self.drop is not None
+        fall = _fall(values)
+        return replace(
+            outcome,
+            figure=f"fall {fall:.4f}",
+            limit=f">= {short(self.drop)}",
+            headroom_pct=headroom(fall, self.drop, below=False),
+            statistic="fall",
+            value=fall,
+            interval=None,
         )
 
     @staticmethod
@@ -116,8 +128,7 @@ class Descent(RunCheck):
     def _drop(self, values: tuple[float, ...]) -> tuple[Verdict, str]:
         if self.drop is None:
             return Verdict.PASS, ""
-        tenth = len(values) // 10
-        fall = (math.fsum(values[:tenth]) - math.fsum(values[-tenth:])) / tenth
+        fall = _fall(values)
         text = f"the mean falls by {fall:.4f} from first to last tenth, at least {short(self.drop)}"
         if fall >= self.drop:
             return Verdict.PASS, text
@@ -158,6 +169,12 @@ class Descent(RunCheck):
                 text = f"step {step} took {short(wall)} ms, but its {flops / 1e12:.3g} TFLOP"
                 return Verdict.FAIL, f"{text} take at least {short(floor_ms)} ms on the device"
         return Verdict.PASS, f"no step is faster than {short(floor_ms)} ms, its FLOPs' floor"
+
+
+def _fall(values: tuple[float, ...]) -> float:
+    """From the mean of the first tenth to the mean of the last."""
+    tenth = len(values) // 10
+    return (math.fsum(values[:tenth]) - math.fsum(values[-tenth:])) / tenth
 
 
 def _odd(value: float) -> bool:

@@ -217,6 +217,5 @@ class EqualRuns(RunsCheck):
             figure=None if count is None else f"{count} differences",
             limit="0" if self.expect == "equal" else "> 0",
             window=self.steps,
-            n=count,
             detail=tuple(lines),
         )

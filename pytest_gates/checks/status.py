@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr, model_validator
@@ -55,6 +56,11 @@ class ExitStatus(RunCheck):
     run_folder: StrictBool | None = None
     """Whether the run's process made its folder."""
 
+    @property
+    def statuses(self) -> tuple[str, ...]:
+        """The statuses of which any will do."""
+        return (self.expect,) if isinstance(self.expect, str) else self.expect
+
     def misfits(self, run: Run, gpus: Collection[str]) -> Iterator[Refusal]:
         """Recordings, of which nobody measured the time or saw the folder."""
         if isinstance(run, RecordedRun):
@@ -64,7 +70,7 @@ class ExitStatus(RunCheck):
 
     def evaluate(self, evidence: Evidence, gpus: Mapping[str, float] = NO_GPUS) -> Outcome:
         """See `RunCheck.evaluate`."""
-        expected = (self.expect,) if isinstance(self.expect, str) else self.expect
+        expected = self.statuses
         wrong = []
         said = [f"ended {evidence.status}"]
         if evidence.status not in expected:
@@ -78,20 +84,26 @@ class ExitStatus(RunCheck):
             if evidence.run_folder is not self.run_folder:
                 wrong.append(text)
         verdict = Verdict.FAIL if wrong else Verdict.INCONCLUSIVE if unknown else Verdict.PASS
-        seconds = None if evidence.wall_ms is None else evidence.wall_ms / 1000
-        timed = self.within_s is not None and seconds is not None
-        return Outcome(
+        limit = " or ".join(expected)
+        plain = Outcome(
             check="exit_status",
             verdict=verdict,
             summary="; ".join(wrong) or unknown or ", ".join(said),
-            figure=evidence.status + (f" in {short(seconds)} s" if timed and seconds else ""),
-            limit=" or ".join(expected)
-            + (f" within {short(self.within_s)} s" if self.within_s is not None else ""),
-            headroom_pct=headroom(seconds, self.within_s, below=True)
-            if self.within_s is not None and seconds is not None
-            else None,
-            value=seconds if timed else None,
-            unit="s" if timed else None,
+            figure=evidence.status,
+            limit=limit,
+        )
+        if self.within_s is None:
+            return plain
+        plain = replace(plain, limit=f"{limit} within {short(self.within_s)} s")
+        if evidence.wall_ms is None or evidence.status not in expected:
+            return plain  # a run that ended otherwise is not held against the time
+        seconds = evidence.wall_ms / 1000
+        return replace(
+            plain,
+            figure=f"{evidence.status} in {seconds:.3g} s",
+            headroom_pct=headroom(seconds, self.within_s, below=True),
+            value=seconds,
+            unit="s",
         )
 
     def _time(self, evidence: Evidence, said: list[str], wrong: list[str]) -> str | None:
@@ -100,7 +112,7 @@ class ExitStatus(RunCheck):
             return None
         if evidence.wall_ms is None:
             return "nobody measured how long the process lived"
-        text = f"took {short(evidence.wall_ms / 1000)} s"
+        text = f"took {evidence.wall_ms / 1000:.3g} s"
         said.append(text)
         # Written so that a NaN is too long.
         if not evidence.wall_ms / 1000 <= self.within_s:

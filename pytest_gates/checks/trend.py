@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 BLOCKS = 10
@@ -44,6 +45,7 @@ def slope_interval(values: Sequence[float], confidence: float) -> Slope:
     return Slope(slope, slope - reach, slope + reach)
 
 
+@lru_cache(maxsize=64)
 def t_quantile(confidence: float, freedom: int) -> float:
     """Student's t at a one-sided confidence, for an even number of degrees of freedom.
 

@@ -5,7 +5,6 @@ Every check takes its samples here, so that a run that ended early is never judg
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -64,7 +63,7 @@ def _numbers(series: Series, metric: str) -> tuple[float | None, ...] | None:
     column = series.columns.get(metric)
     if column is None:
         return None
-    assert not any(isinstance(value, str) for value in column), f"{metric} is a column of names"
+    assert not isinstance(next(iter(column), None), str), f"{metric} is a column of names"
     return column  # type: ignore[return-value]  # just asserted
 
 
@@ -82,20 +81,16 @@ def ended(evidence: Evidence) -> str:
 
 def _rows(evidence: Evidence, steps: Window | None) -> tuple[list[tuple[int, int]], str | None]:
     """(row, step) of each step in the window, and why they are not the whole window."""
-    said = _numbers(evidence.main.steps, "step") or ()
-    indices = [
-        (row, int(step))
-        for row, step in enumerate(said)
-        if step is not None and math.isfinite(step)
-    ]
+    indices = evidence.main.step_rows
     if not indices:
         return [], unfinished(evidence) or "the telemetry has no steps"
     first, last = steps or (_first_step(evidence), _last_step(evidence, indices[-1][1]))
+    said = len(evidence.main.steps)
     rows = [(row, step) for row, step in indices if first <= step <= last]
     gap = unfinished(evidence)
     if gap is None and [step for _, step in rows] != list(range(first, last + 1)):
         gap = (
-            f"run ended {evidence.status} after {len(said)} steps; the window {first}..{last} has "
+            f"run ended {evidence.status} after {said} steps; the window {first}..{last} has "
             f"{len(rows)} of its {last - first + 1} steps, each once and in order"
         )
     return rows, gap

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_gates.commands.say import say
+
+if TYPE_CHECKING:
+    from pytest_gates.run.gpus import Gpus
 
 
 def offer(commands: Any) -> None:
@@ -28,13 +32,34 @@ def run(arguments: argparse.Namespace) -> int:
         tempfile.TemporaryDirectory(prefix="pytest-gates-") as folder,
         Worker(cache=Path(folder), root=Path.cwd()) as worker,
     ):
-        facts = dict(worker.facts_of_machine())
-        gpus = worker.gpus
-        facts["nvml"] = gpus.unavailable or [gpu.name for gpu in gpus.all]
-        facts["driver"] = gpus.driver
+        report = told(worker.facts_of_machine(), worker.gpus)
     if arguments.json:
-        say(json.dumps(facts, indent=2, sort_keys=True))
+        say(json.dumps(report, indent=2))
         return 0
-    for name, value in sorted(facts.items()):
-        say(f"{name:<20}{value if isinstance(value, str) else json.dumps(value)}")
+    devices, nvml = report.pop("devices"), report.pop("nvml")
+    for name, value in report.items():
+        say(f"{name:<12}{'-' if value is None else value}")
+    for device in devices:
+        say(f"{'device':<12}cuda:{device['index']} {_described(device)}")
+    for gpu in nvml["gpus"]:
+        say(f"{'nvml':<12}{_described(gpu)}")
+    if nvml["unavailable"]:
+        say(f"{'nvml':<12}{nvml['unavailable']}")
     return 0
+
+
+def told(facts: Mapping[str, Any], gpus: Gpus) -> dict[str, Any]:
+    """What torch sees, and beside it what NVML sees: a device may be there and not visible."""
+    return {
+        "state": facts["environment_state"],
+        "devices": facts["cuda_device_list"],
+        "python": facts["python"],
+        "torch": facts["torch"],
+        "cuda_built": facts["cuda_built"],
+        "driver": gpus.driver,
+        "nvml": {"gpus": [vars(gpu) for gpu in gpus.all], "unavailable": gpus.unavailable},
+    }
+
+
+def _described(gpu: Mapping[str, Any]) -> str:
+    return f"{gpu['name']}, {gpu['memory_mib']} MiB, {gpu['uuid']}"

@@ -24,19 +24,25 @@ def run(arguments: argparse.Namespace) -> int:
     """Load each contract; 1 if any of them has a finding."""
     from pytest_gates.contract.load import load_contract  # noqa: PLC0415 - heavy
     from pytest_gates.contract.runs import Caps  # noqa: PLC0415 - heavy
+    from pytest_gates.contract.unique import Declared  # noqa: PLC0415 - heavy
 
-    wrong = 0
+    wrong, declared = 0, Declared()
     for file in contract_files(arguments.paths):
         try:
             contract = load_contract(file, str(file), Caps())
+            declared.add(contract)
         except ContractError as error:
             say(str(error))
             wrong += 1
             continue
         prose = sum(item.prose for item in contract.items)
-        count = f"{len(contract.gates)} gates, {len(contract.falsifiers)} falsifiers"
+        count = f"{_many(contract.gates, 'gate')}, {_many(contract.falsifiers, 'falsifier')}"
         say(f"{file}: {count}" + (f", {prose} of them prose" if prose else ""))
     return 1 if wrong else 0
+
+
+def _many(things: Sequence[object], word: str) -> str:
+    return f"{len(things)} {word}" + ("" if len(things) == 1 else "s")
 
 
 def contract_files(paths: Sequence[Path]) -> list[Path]:

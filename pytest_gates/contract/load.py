@@ -24,7 +24,7 @@ from pytest_gates.contract.models import (
 from pytest_gates.contract.nodes import Mapping as MappingNode
 from pytest_gates.contract.nodes import Node, Scalar, Sequence, node_at, parse_document, to_data
 from pytest_gates.contract.runs import Caps, RunTable
-from pytest_gates.contract.typed import Source, build, locate_below, surprises, without
+from pytest_gates.contract.typed import Source, build, found, locate_below, surprises, without
 from pytest_gates.contract.words import GATE_KEYS, TOP_KEYS, hint, misspelt
 from pytest_gates.errors import ContractError, Finding
 from pytest_gates.model.config import Run
@@ -73,12 +73,11 @@ class _Loader:
         gates: dict[str, Gate] = {}
         for index, node in enumerate(self._list("gates")):
             gate = self._gate(node, f"gates[{index}]")
-            if gate is not None:
-                if gate.id in gates:
-                    at = node_at(node, ("id",))
-                    first = gates[gate.id].place.line
-                    self._say(at, f"duplicate id `{gate.id}`; it stands in line {first} already")
-                gates[gate.id] = gate
+            if gate.id in gates:
+                first = gates[gate.id].place.line
+                text = f"duplicate id `{gate.id}`; it stands in line {first} already"
+                self._say(node_at(node, ("id",)), text)
+            gates[gate.id] = gate
         falsifiers = FalsifierLoader(
             source=self.source, table=self.table, gpus=self.gpus, gates=gates, say=self._say
         ).load(self._list("falsification_tests"), self._misspelt, self._typed)
@@ -102,7 +101,7 @@ class _Loader:
     def _misspelt(self, node: MappingNode, executable: tuple[str, ...]) -> None:
         for key, _ in node.entries:
             near = misspelt(key.value, executable)
-            if near is not None and node.get(near) is None:
+            if near is not None:
                 self._say(key, f"unknown key `{key.value}`; did you mean `{near}`?")
 
     def _block(self, name: str) -> MappingNode | None:
@@ -147,7 +146,7 @@ class _Loader:
         self.findings.extend(odd)
         data = to_data(node)
         if not isinstance(data, dict):
-            self._say(node, "must be a mapping")
+            self._say(node, f"expected a mapping{found(node)}")
             return None
         built = build(model, data, self.source, locate_below(node))
         if isinstance(built, tuple):
@@ -161,9 +160,8 @@ class _Loader:
 
     # --- gates -------------------------------------------------------------------------------
 
-    def _gate(self, node: MappingNode, fallback: str) -> Gate | None:
+    def _gate(self, node: MappingNode, fallback: str) -> Gate:
         self._misspelt(node, GATE_KEYS)
-        before = len(self.findings)
         checks = self._checks(node)
         run = self._text(node, "run") or None
         if node.get("checks") is None and (run or node.get("requires") is not None):
@@ -174,9 +172,9 @@ class _Loader:
             self._say(node, "an executable gate needs an `id`")
         repeats = self._repeats(node, run, checks)
         runs = {name: self.table.typed[name] for name in repeats if name in self.table.typed}
-        if len(runs) == len(repeats):
+        if len(runs) == len(repeats) and (run is None or run in runs):
             self._refusals(node, checks, run, runs)
-        gate = Gate(
+        return Gate(
             id=self._text(node, "id") or fallback,
             place=self.source.place(node),
             rule=" ".join(self._text(node, "rule").split()),
@@ -193,7 +191,6 @@ class _Loader:
             waiver=self._waiver(node),
             if_fails=" ".join(self._text(node, "if_fails").split()),
         )
-        return gate if len(self.findings) == before or gate.id else None
 
     def _flag(self, node: MappingNode, key: str) -> bool:
         value = node.get(key)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
 
-from pytest_gates.canonical import digest
+from pytest_gates.canonical import digest, text_digest
 from pytest_gates.checks.base import Check, Verdict
 from pytest_gates.errors import Place
 from pytest_gates.evidence import run_hash
@@ -162,19 +162,35 @@ class Contract:
     items: tuple[Gate | Falsifier, ...]
     """Gates and falsifiers in file order."""
 
-    @property
+    @cached_property
+    def sha(self) -> str:
+        """SHA-256 of the text."""
+        return text_digest(self.text)
+
+    @cached_property
     def gates(self) -> tuple[Gate, ...]:
         """The gates alone."""
         return tuple(item for item in self.items if isinstance(item, Gate))
 
-    @property
+    @cached_property
     def falsifiers(self) -> tuple[Falsifier, ...]:
         """The falsifiers alone."""
         return tuple(item for item in self.items if isinstance(item, Falsifier))
 
+    def falsifiers_of(self, gate: str) -> tuple[Falsifier, ...]:
+        """Those that can be executed against a gate."""
+        return self._executable_by_gate.get(gate, ())
+
+    @cached_property
+    def _executable_by_gate(self) -> dict[str, tuple[Falsifier, ...]]:
+        found: dict[str, tuple[Falsifier, ...]] = {}
+        for one in self.falsifiers:
+            if not one.prose:
+                found[one.binds_to] = (*found.get(one.binds_to, ()), one)
+        return found
+
 
 def check_kind(check: Check) -> str:
     """The word that names a check in a contract."""
-    kind = type(check).model_fields["kind"].annotation
-    word: str = kind.__args__[0]  # type: ignore[union-attr]  # a Literal of one word
+    word: str = check.kind  # type: ignore[attr-defined]  # each of the closed set has one
     return word

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import yaml
 
@@ -38,8 +38,7 @@ _LOADER: type[yaml.BaseLoader | yaml.CBaseLoader] = getattr(yaml, "CBaseLoader",
 """Only its parser is used; the pure one where libyaml is missing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scalar:
+class Scalar(NamedTuple):
     """One value or key. `end` is exclusive and leaves out blank lines behind a block scalar."""
 
     start: int
@@ -51,8 +50,7 @@ class Scalar:
     """Empty if plain, else the first of its marks: single or double quote, `|` or `>`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sequence:
+class Sequence(NamedTuple):
     """A list. In block style `start` is the first dash and `end` the end of the last item."""
 
     start: int
@@ -63,8 +61,7 @@ class Sequence:
     flow: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Mapping:
+class Mapping(NamedTuple):
     """Keys and values in file order, no key twice. In block style `end` is the last value's."""
 
     start: int

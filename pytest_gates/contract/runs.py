@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from pytest_gates.contract.nodes import Mapping as MappingNode
-from pytest_gates.contract.nodes import Node, node_at, to_data
+from pytest_gates.contract.nodes import Node, Path, Scalar, node_at, to_data
 from pytest_gates.contract.typed import Locate, Source, build, surprises, without
 from pytest_gates.contract.words import hint
 from pytest_gates.errors import Finding
@@ -31,15 +32,28 @@ class Caps:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`; blocks are merged key by key, everything else is replaced."""
+    """`over` on top of `base`; blocks are merged key by key, everything else is replaced.
+
+    A block of another `kind` has keys of its own, so it is replaced as well.
+    """
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
-        if isinstance(below, dict) and isinstance(value, dict):
+        if not isinstance(below, dict) or not isinstance(value, dict):
+            merged[key] = value
+        elif value.get("kind", below.get("kind")) == below.get("kind"):
             merged[key] = merge(below, value)
         else:
             merged[key] = value
     return merged
+
+
+def _depth(node: Node, path: Path) -> int:
+    """How many elements of the path exist below a node."""
+    return sum(
+        node_at(node, path[: count + 1]) is not node_at(node, path[:count])
+        for count in range(len(path))
+    )
 
 
 class _NoSourceError(Exception):
@@ -86,32 +100,53 @@ class RunTable:
     def _resolve(self, name: str, seen: tuple[str, ...]) -> dict[str, Any] | None:
         node = self._nodes[name]
         own = to_data(node)
-        if not isinstance(own, dict):
+        if not isinstance(node, MappingNode) or not isinstance(own, dict):
             return None
         if "from" not in own:
             return own
         parent, place = own.pop("from"), node_at(node, ("from",))
-        if parent not in self._nodes:
-            text = f"run `{name}` inherits from `{parent}`, which is not there; "
-            self.findings.append(self._source.finding(place, text + hint(str(parent), self.names)))
+        fault = self._not_inheritable(name, parent, seen)
+        if fault is not None:
+            self.findings.append(self._source.finding(place, fault))
             return None
         if parent in (*seen, name):
-            chain = " -> ".join((*seen, name, parent))
-            self.findings.append(self._source.finding(place, f"runs inherit in a circle: {chain}"))
+            self._say_circle((*seen, name), parent)
             return None
         base = self._resolve(parent, (*seen, name))
+        if base is not None and own.get("driver", base.get("driver")) != base.get("driver"):
+            text = f"a run keeps the driver of the run it inherits from: `{base.get('driver')}`"
+            self.findings.append(self._source.finding(node_at(node, ("driver",)), text))
+            return None
         return None if base is None else merge(base, own)
 
-    def _locate(self, name: str, path: tuple[str | int, ...]) -> Node:
-        """The node of a setting: the run's own, else that of the run it inherits from."""
-        node = self._nodes[name]
-        while isinstance(node, MappingNode) and path and node.get(str(path[0])) is None:
+    def _not_inheritable(self, name: str, parent: object, seen: tuple[str, ...]) -> str | None:
+        if not isinstance(parent, str):
+            return "`from` is the name of one run"
+        if parent not in self._nodes:
+            text = f"run `{name}` inherits from `{parent}`, which is not there"
+            return f"{text}; {hint(parent, [one for one in self.names if one != name])}"
+        return None
+
+    def _say_circle(self, chain: tuple[str, ...], again: str) -> None:
+        """Once a circle, whichever run leads into it: at its member that the file names first."""
+        circle = chain[chain.index(again) :]
+        first = min(circle, key=self.names.index)
+        turned = circle[circle.index(first) :] + circle[: circle.index(first)]
+        text = f"runs inherit in a circle: {' -> '.join((*turned, first))}"
+        place = node_at(self._nodes[first], ("from",))
+        self.findings.append(self._source.finding(place, text))
+
+    def _locate(self, name: str, path: Path) -> Node:
+        """The node of a setting: where it stands, be it in a run that this one inherits from."""
+        best = node = self._nodes[name]
+        while isinstance(node, MappingNode):
+            if _depth(node, path) > _depth(best, path):
+                best = node
             parent = node.get("from")
-            below = self._nodes.get(parent.value) if parent is not None else None  # type: ignore[union-attr]  # resolved before
-            if not isinstance(below, MappingNode) or below.get(str(path[0])) is None:
+            if not isinstance(parent, Scalar):
                 break
-            node = below
-        return node_at(node, path)
+            node = self._nodes[parent.value]
+        return node_at(best, path)
 
     def _type(
         self, raw: dict[str, Any], locate: Locate, said: Sequence[Finding] = ()
@@ -130,9 +165,8 @@ class RunTable:
         if isinstance(run, tuple):
             self.findings.extend(without(run, said))
             return None
-        over = [
-            self._source.finding(locate((key,)), text) for key, text in exceeded(run, self._caps)
-        ]
+        over = [self._source.finding(locate(path), text)
+                for path, text in (*exceeded(run, self._caps), *outside(run))]  # fmt: skip
         self.findings.extend(over)
         return None if over else run
 
@@ -177,20 +211,38 @@ class RunTable:
         return self._type(merge(self._raw[name], settings), locate)
 
 
-def exceeded(run: Run, caps: Caps) -> Iterator[tuple[str, str]]:
-    """Settings beyond the caps: (key, message)."""
+def exceeded(run: Run, caps: Caps) -> Iterator[tuple[Path, str]]:
+    """Settings beyond the caps: where and why."""
     if isinstance(run, PretrainRun):
         if run.steps > caps.steps:
-            yield "steps", _over("steps", run.steps, caps.steps, "gates_max_steps")
+            yield ("steps",), _over("steps", run.steps, caps.steps, "gates_max_steps")
         if run.tokens_per_step > caps.step_tokens:
             tokens = run.tokens_per_step
-            yield "batch_size", _over("tokens a step", tokens, caps.step_tokens,
-                                      "gates_max_step_tokens")  # fmt: skip
+            text = _over("tokens a step", tokens, caps.step_tokens, "gates_max_step_tokens")
+            yield ("batch_size",), text
     architecture = run.architecture if isinstance(run, PretrainRun | ForwardRun) else None
     if architecture is not None:
         size = architecture.parameters
         if size > caps.parameters:
-            yield "model", _over("parameters", size, caps.parameters, "gates_max_parameters")
+            yield ("model",), _over("parameters", size, caps.parameters, "gates_max_parameters")
+
+
+def outside(run: Run) -> Iterator[tuple[Path, str]]:
+    """Files that cannot lie in the project, by their names alone; links are seen when read."""
+    named: list[tuple[Path, str]] = []
+    if isinstance(run, RecordedRun):
+        named = [(("files", index, "path"), file.path) for index, file in enumerate(run.files)]
+    if isinstance(run, PretrainRun):
+        named = [(("data", "shards", index), name) for index, name in enumerate(run.data.shards)]
+    if isinstance(run, ForwardRun):
+        paths: dict[Path, str | None] = {("weights",): run.weights, ("tokenizer",): run.tokenizer}
+        if run.against is not None:
+            paths["against", "weights"] = run.against.weights
+            paths["against", "tokenizer"] = run.against.tokenizer
+        named = [(path, name) for path, name in paths.items() if name is not None]
+    for path, name in named:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
+            yield path, f"`{name}` lies outside the project; a path is relative to its root"
 
 
 def _over(what: str, value: int, cap: int, option: str) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
+
+from pytest_gates.vocabulary import hint, nearest
+
+__all__ = ["FALSIFIER_KEYS", "FIELD_VOCABULARY", "GATE_KEYS", "TOP_KEYS", "hint", "misspelt",
+           "nearest"]  # fmt: skip
 
 TOP_KEYS = ("contract_id", "version", "metadata", "runs", "gates", "falsification_tests", "gpus")
 GATE_KEYS = ("id", "rule", "run", "checks", "requires", "verdict", "verdict_basis",
@@ -17,21 +21,6 @@ FIELD_VOCABULARY = frozenset({
     "verdict_basis_note", "if_passes", "falsification_id", "falsification_conditions",
 })  # fmt: skip
 """Keys that real contracts use as prose although they nearly spell an executable one."""
-
-HINT_CUTOFF = 0.75
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that `word` nearly spells, or None."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=HINT_CUTOFF)
-    return matches[0] if matches else None
-
-
-def hint(word: str, known: Iterable[str]) -> str:
-    """Text for an error about an unknown word: the near miss, else all that is known."""
-    known = list(known)
-    near = nearest(word, known)
-    return f"did you mean `{near}`?" if near else f"known: {', '.join(known) or 'none'}"
 
 
 def misspelt(key: str, executable: Iterable[str]) -> str | None:

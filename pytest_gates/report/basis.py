@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pytest_gates.checks.base import Verdict
 from pytest_gates.ledger import Record
-
-ACTIVE = "ACTIVE_WITH_LIVE_EVIDENCE"
-PARTIAL = "PARTIAL_ALGORITHM_LEVEL"
-PENDING = "PENDING"
-FALSIFIED = "FALSIFIED"
+from pytest_gates.vocabulary import ACTIVE, DISCHARGE_STATUSES, FALSIFIED, PARTIAL, PENDING
 
 
 def discharge_status(record: Record, *, armed: bool) -> str:
@@ -25,6 +21,11 @@ def discharge_status(record: Record, *, armed: bool) -> str:
     if record.verdict != Verdict.PASS:
         return PENDING
     return ACTIVE if armed and not record.host.get("declared") else PARTIAL
+
+
+def weakest(statuses: Collection[str]) -> str:
+    """The discharge status of a gate with several current entries."""
+    return next(status for status in DISCHARGE_STATUSES if status in statuses)
 
 
 def basis_entry(record: Record, sha: str, *, armed: bool) -> dict[str, Any]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
 from pytest_gates.checks.base import Outcome, Verdict
 from pytest_gates.contract.models import Falsifier, Gate
 from pytest_gates.results import Mode, Status
@@ -9,6 +13,39 @@ from pytest_gates.run.plan import describe
 from pytest_gates.verdict import Judgement
 
 INDENT = " " * 12
+
+
+class _Writer(Protocol):
+    def line(self, s: str = "", **markup: bool) -> None:
+        """One line."""
+
+
+@dataclass(frozen=True)
+class Crash:
+    """What pytest shows of a failure where it has one line."""
+
+    path: str
+    lineno: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.lineno}: {self.message}"
+
+
+class RedItem:
+    """A red item as pytest shows it: whole among the failures, one line in the short summary."""
+
+    def __init__(self, result: Mapping[str, Any]) -> None:
+        """Of a `Result` as JSON."""
+        self._report: str = result["report"]
+        self.reprcrash = Crash(result["contract"], result["line"], result["reason"])
+
+    def __str__(self) -> str:
+        return self._report
+
+    def toterminal(self, writer: _Writer) -> None:
+        """Write the whole report."""
+        writer.line(self._report)
 
 
 def gate_report(gate: Gate, judgement: Judgement, status: Status, mode: Mode, host: str) -> str:
@@ -27,9 +64,9 @@ def gate_report(gate: Gate, judgement: Judgement, status: Status, mode: Mode, ho
     return "\n".join(lines)
 
 
-def plain_report(declared: Gate | Falsifier, status: Status, reason: str) -> str:
-    """Report of an item that is red before anything was judged."""
-    lines = [f"{declared.place}: {declared.id} {status}", _row("because", reason)]
+def plain_report(declared: Gate | Falsifier, word: Status | Mode, reason: str) -> str:
+    """Report of an item that is red whatever its checks say."""
+    lines = [f"{declared.place}: {declared.id} {word}", _row("because", reason)]
     if declared.rule:
         lines.insert(1, _row("rule", declared.rule))
     return "\n".join(lines)
@@ -63,7 +100,7 @@ def check_lines(outcome: Outcome) -> list[str]:
     """A check's own lines: summary, then what it was measured by."""
     lines = [_row("check", f"{outcome.check}: {str(outcome.verdict).upper()}: {outcome.summary}")]
     facts = []
-    if outcome.figure:
+    if outcome.figure and outcome.figure not in outcome.summary:
         facts.append(f"measured {outcome.figure}")
     if outcome.limit:
         facts.append(f"limit {outcome.limit}")
@@ -77,7 +114,7 @@ def check_lines(outcome: Outcome) -> list[str]:
         facts.append(f"n = {outcome.n}")
     if facts:
         lines.append(INDENT + ", ".join(facts))
-    return lines + [INDENT + line for line in outcome.detail]
+    return lines + [INDENT + line for line in outcome.detail if line not in outcome.summary]
 
 
 def _row(label: str, text: str) -> str:

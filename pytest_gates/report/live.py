@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
 REFRESH_S = 0.1
-WIDTH = 100
+BELOW = "\x1bD\x1b[1A\x1b7\x1bD\r\x1b[2K"
+"""Make sure that there is a line below, remember the place, go there, clear it (ECMA-48, DEC)."""
+BACK = "\x1b8"
 
 
 class LiveLine:
-    """Rewrites one line of the terminal while a run lasts; silent where there is none."""
+    """One line below pytest's own progress, rewritten while a run lasts; silent without a terminal.
 
-    def __init__(self) -> None:
-        # pytest captures the descriptor while an item runs, so a copy is made before.
-        self._out: TextIO | None = None
-        terminal = sys.__stderr__
-        if terminal is not None and terminal.isatty() and "PYTEST_XDIST_WORKER" not in os.environ:
-            self._out = os.fdopen(os.dup(terminal.fileno()), "w", encoding="utf-8")
+    The cursor always goes back to where pytest left it, so that its dots stay where they are.
+    """
+
+    def __init__(self, terminal: TextIO | None) -> None:
+        """On this terminal; None: there is none."""
+        self._out = None if "PYTEST_XDIST_WORKER" in os.environ else terminal
         self._title = ""
         self._steps: int | None = None
         self._shown_at = 0.0
@@ -37,15 +38,7 @@ class LiveLine:
 
     def stop(self) -> None:
         """The run is over; the line is cleared."""
-        if self._out is not None:
-            self._out.write("\r\x1b[2K")
-            self._out.flush()
-
-    def close(self) -> None:
-        """Give the terminal back."""
-        if self._out is not None:
-            self._out.close()
-            self._out = None
+        self._write("")
 
     def _told(self, step: Mapping[str, Any]) -> str:
         index, wall_ms = int(step["step"]), step.get("wall_ms")
@@ -60,7 +53,15 @@ class LiveLine:
         return ", ".join(parts)
 
     def _show(self, text: str) -> None:
+        self._shown_at = time.monotonic()
+        if self._out is None:
+            return
+        room = os.get_terminal_size(self._out.fileno()).columns - len(text) - len(": ") - 1
+        cut = len(self._title) > room
+        title = f"{self._title[: max(0, room - 1)]}…" if cut else self._title
+        self._write(f"{title}: {text}")
+
+    def _write(self, text: str) -> None:
         if self._out is not None:
-            self._shown_at = time.monotonic()
-            self._out.write(f"\r\x1b[2K{self._title[:WIDTH]}: {text}")
+            self._out.write(f"{BELOW}{text}{BACK}")
             self._out.flush()

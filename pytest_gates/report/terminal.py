@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from pytest_gates.results import Mode, Result, Status
@@ -18,12 +20,22 @@ COLORS = {
     Status.INCONCLUSIVE: "red",
     Status.FAIL: "red",
     Status.SURVIVED: "red",
+    Status.ERROR: "red",
     Status.UNFOUNDED: "red",
     Status.TAMPERED: "red",
     Status.UNARMED: "red",
 }
 HEAD = ("gate", "prior", "now", "evidence", "measured", "limit", "headroom")
-WIDEST = 44
+NOW = HEAD.index("now")
+ELASTIC = (HEAD.index("measured"), HEAD.index("limit"))
+"""Columns that give way where the terminal is narrow, down to `NARROWEST`."""
+NARROWEST, WIDEST = 14, 44
+GAP = "  "
+MANY = 200
+"""Rows beyond which plain passes are only counted, and lines of diffs that are shown."""
+NAMED = 3
+"""Ids that a line of the tally names; the table and `--gates-strict` have them all."""
+WITHOUT_TERMINAL = (160, 24)
 
 
 def headroom(result: Result) -> str:
@@ -31,73 +43,125 @@ def headroom(result: Result) -> str:
     return "" if result.headroom_pct is None else f"{result.headroom_pct:+.1f} %"
 
 
-def table_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
-    """Rows of the impact table; prose is counted in the tally and left out here."""
-    return [
-        (
-            ("  " if result.kind == "falsifier" else "") + result.subject,
-            result.prior or "-",
-            str(result.status),
-            str(result.mode) if result.mode is not Mode.NONE else str(Status.BLOCKED)
-            if result.status is Status.BLOCKED else "-",
-            _short(result.figure or result.reason),
-            _short(result.limit),
-            headroom(result),
-        )
-        for result in results
-        if not result.prose
-    ]  # fmt: skip
+def table_row(result: Result) -> tuple[str, ...]:
+    """A gate's or falsifier's cells of the impact table."""
+    why = "" if result.status is Status.BLOCKED else result.reason
+    return (
+        ("  " if result.kind == "falsifier" else "") + result.subject,
+        result.prior or "-",
+        str(result.status),
+        str(result.mode) + (f", attempt {result.attempts}" if result.attempts > 1 else ""),
+        result.figure or why,
+        result.limit,
+        headroom(result),
+    )
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
+def column_widths(rows: Sequence[Sequence[str]], available: int) -> list[int]:
+    """Widths under which the rows fit, as far as that is possible."""
+    widths = [max(len(row[i]) for row in (HEAD, *rows)) for i in range(len(HEAD))]
+    for column in ELASTIC:
+        widths[column] = min(widths[column], WIDEST)
+    excess = sum(widths) + len(GAP) * (len(widths) - 1) - available
+    for column in sorted(ELASTIC, key=widths.__getitem__, reverse=True):
+        given = max(0, min(excess, widths[column] - NARROWEST))
+        widths[column] -= given
+        excess -= given
+    return widths
 
 
 def tally(results: Sequence[Result]) -> list[str]:
-    """Gates by verdict, gates of prose only, gates never seen red."""
+    """Gates by verdict, gates of prose only, gates never seen red, and why some are blocked."""
     gates = [result for result in results if result.kind == "gate"]
     real = [gate for gate in gates if not gate.prose]
-    prose = len(gates) - len(real)
-    words: Counter[str] = Counter()
-    for gate in real:
-        replayed = " (replayed)" if gate.mode is Mode.REPLAYED else ""
-        words[f"{gate.status}{replayed}"] += 1
-    verdicts = ", ".join(f"{count} {word}" for word, count in sorted(words.items()))
-    lines = [f"gates: {len(gates)}" + (f" ({verdicts})" if verdicts else "")]
-    if prose:
-        lines.append(f"prose only, nothing executable: {prose}")
-    unarmed = [gate.subject for gate in real if not gate.armed_by]
+    lines = [f"gates: {len(gates)}" + _counted(real)]
+    if len(gates) > len(real):
+        lines.append(f"prose only, nothing executable: {len(gates) - len(real)}")
     if real:
-        seen = len(real) - len(unarmed)
-        names = f"; UNARMED: {', '.join(unarmed)}" if unarmed else ""
-        lines.append(f"seen red: {seen} of {len(real)} gates{names}")
+        unarmed = [gate.subject for gate in real if not gate.armed_by]
+        never = f"; UNARMED: {_some(unarmed)}" if unarmed else ""
+        lines.append(f"seen red: {len(real) - len(unarmed)} of {len(real)} gates{never}")
     falsifiers = [result for result in results if result.kind == "falsifier" and not result.prose]
     if falsifiers:
-        found = Counter(str(result.status) for result in falsifiers)
-        told = ", ".join(f"{count} {word}" for word, count in sorted(found.items()))
-        lines.append(f"falsifiers: {len(falsifiers)} ({told})")
-    return lines
+        lines.append(f"falsifiers: {len(falsifiers)}" + _counted(falsifiers))
+    return lines + _obstacles([*real, *falsifiers])
+
+
+def _counted(results: Sequence[Result]) -> str:
+    """How many of each status, worst first, replayed ones apart."""
+    words = Counter(
+        (list(COLORS).index(one.status), f"{one.status}{_replayed(one)}") for one in results
+    )
+    told = ", ".join(f"{count} {word}" for (_, word), count in sorted(words.items(), reverse=True))
+    return f" ({told})" if told else ""
+
+
+def _replayed(result: Result) -> str:
+    return " replayed" if result.mode is Mode.REPLAYED else ""
+
+
+def _obstacles(results: Sequence[Result]) -> list[str]:
+    """Each reason for BLOCKED once; the table has no room for it."""
+    reasons = Counter(one.reason for one in results if one.status is Status.BLOCKED)
+    return [f"BLOCKED {count}: {reason}" for reason, count in reasons.most_common()]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def write_summary(
-    results: Sequence[Result], told: Sequence[str], reporter: pytest.TerminalReporter
+    results: Sequence[Result], told: Iterable[str], reporter: pytest.TerminalReporter
 ) -> None:
     """Write table, tally and what was written (or would be) to the terminal."""
+    everything = reporter.config.getoption("verbose") > 0
+    reporter.ensure_newline()
     reporter.section("gates", sep="=")
-    rows = table_rows(results)
-    shown = [result for result in results if not result.prose]
-    if rows:
-        widths = [max(len(row[i]) for row in (HEAD, *rows)) for i in range(len(HEAD))]
-        reporter.write_line(_line(HEAD, widths), bold=True)
-        for result, row in zip(shown, rows, strict=True):
-            reporter.write(_line(row[:2], widths) + "  ")
-            reporter.write(row[2].ljust(widths[2]), **{COLORS[result.status]: True})
-            reporter.write_line(("  " + _line(row[3:], widths[3:])).rstrip())
+    real = [result for result in results if not result.prose]
+    shown = real if everything or len(real) <= MANY else [one for one in real if _telling(one)]
+    if shown:
+        _write_table(shown, reporter)
         reporter.write_line("")
-    for line in (*tally(results), *told):
+    if len(shown) < len(real):
+        reporter.write_line(f"{len(real) - len(shown)} that passed are not listed; -v lists them")
+    for line in tally(results):
+        reporter.write_line(line)
+    for number, line in enumerate(told):
+        if number >= MANY and not everything:
+            reporter.write_line(f"and more than these {MANY} lines; -v shows them all")
+            break
         reporter.write_line(line)
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=False)]
-    return "  ".join(padded)
+def _telling(result: Result) -> bool:
+    """Whether it must be seen among thousands: whatever is no plain pass."""
+    return result.red or result.status not in {Status.PASS, Status.CAUGHT}
+
+
+def _write_table(results: Sequence[Result], reporter: pytest.TerminalReporter) -> None:
+    """One block a contract; prose is counted in the tally and left out here."""
+    available = shutil.get_terminal_size(WITHOUT_TERMINAL).columns
+    widths = column_widths([table_row(result) for result in results], available)
+    reporter.write_line(_line(HEAD, widths), bold=True)
+    blocks = [(file, list(block)) for file, block in groupby(results, lambda one: one.contract)]
+    for file, block in blocks:
+        if len(blocks) > 1:
+            reporter.write_line(file, light=True)
+        for result in block:
+            row = table_row(result)
+            color = "red" if result.red else COLORS[result.status]
+            reporter.write(_line(row[:NOW], widths) + GAP)
+            reporter.write(row[NOW].ljust(widths[NOW]), **{color: True})
+            rest = _line(row[NOW + 1 :], widths[NOW + 1 :])
+            reporter.write_line((GAP + rest).rstrip())
+
+
+def _line(cells: Iterable[str], widths: Iterable[int]) -> str:
+    return GAP.join(
+        _cut(cell, width).ljust(width) for cell, width in zip(cells, widths, strict=False)
+    )
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"

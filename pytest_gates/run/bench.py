@@ -17,7 +17,7 @@ class Bench:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.live = LiveLine()
+        self.live = LiveLine(settings.terminal)
         self._obstacles: dict[Run, str | None] = {}
 
     @property
@@ -54,6 +54,5 @@ class Bench:
 
     def close(self) -> None:
         """End the forkserver, if one was started."""
-        self.live.close()
         if "worker" in self.__dict__:
             self.worker.close()

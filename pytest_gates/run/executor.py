@@ -10,14 +10,16 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pytest_gates.disk import write_durably
-from pytest_gates.errors import RunError
+from pytest_gates.errors import GatesError, RunError
 from pytest_gates.evidence import Evidence
 from pytest_gates.model.config import Run
+from pytest_gates.run.cache import prune
 from pytest_gates.run.drivers import DRIVERS, Bench
 from pytest_gates.run.plan import Execution
 from pytest_gates.settings import Settings
 
-DAY_S = 86_400.0
+PRUNE_EACH = 16
+"""The cache is looked through whenever a sixteenth of its limit is new, and at the end."""
 IGNORE = "# Made by pytest-gates: evidence that no record cites, corpora, locks.\n*\n"
 
 
@@ -28,10 +30,16 @@ class Executor:
         self._settings = settings
         self._read = read
         self._bench = Bench(settings)
+        self._locations: dict[Execution, str] = {}
+        self._failures: dict[Execution, GatesError] = {}
+        self._unpruned = 0
+        """Bytes sealed since the cache was last pruned."""
 
     def close(self) -> None:
         """End all processes of this session's runs."""
         self._bench.close()
+        if self._unpruned:
+            self._prune()
 
     def discard_artifacts(self) -> None:
         """Remove the checkpoints that this session's runs left; no run will continue them."""
@@ -48,6 +56,18 @@ class Executor:
             RunError: it could not be executed, or its device stayed held by another process.
             EvidenceError: its evidence could not be kept.
         """
+        if execution in self._locations:
+            return self._read(self._locations[execution])
+        if execution in self._failures:  # an hour's wait for a device is not waited twice
+            raise self._failures[execution]
+        try:
+            location = self._locations[execution] = self._locate(execution, holder)
+        except GatesError as error:
+            self._failures[execution] = error
+            raise
+        return self._read(location)
+
+    def _locate(self, execution: Execution, holder: str) -> str:
         marker = self._marker(execution)
         if not marker.exists():
             self._prepare()
@@ -62,8 +82,8 @@ class Executor:
             except Timeout:
                 raise RunError(f"another process is executing {execution.title} for too long; "
                                "see gates_lock_timeout_s") from None  # fmt: skip
-        location = json.loads(marker.read_text(encoding="utf-8"))["location"]
-        return self._read(location)
+        location: str = json.loads(marker.read_text(encoding="utf-8"))["location"]
+        return location
 
     def _marker(self, execution: Execution) -> Path:
         folder = self._settings.cache / "sessions" / self._settings.session
@@ -76,7 +96,17 @@ class Executor:
         for one, folder in zip(execution.companions, sealed, strict=True):
             location = folder.relative_to(self._settings.root).as_posix()
             write_durably(self._marker(one), json.dumps({"location": location}).encode())
-        self._prune(keep=sealed[-1])
+            self._unpruned += sum(file.stat().st_size for file in folder.iterdir())
+        if self._unpruned > self._limit_bytes / PRUNE_EACH:
+            self._prune()
+
+    @property
+    def _limit_bytes(self) -> float:
+        return self._settings.cache_limit_mib * 2**20
+
+    def _prune(self) -> None:
+        prune(self._settings.cache, self._limit_bytes)
+        self._unpruned = 0
 
     def _prepare(self) -> None:
         cache = self._settings.cache
@@ -87,25 +117,3 @@ class Executor:
                 ignore.write_text(IGNORE, encoding="utf-8")
         except OSError as error:
             raise RunError(f"{cache} cannot be written: {error.strerror}") from None
-
-    def _prune(self, keep: Path) -> None:
-        """Drop the oldest evidence beyond the cache's size limit, and sessions of other days."""
-        newest = keep.stat().st_mtime
-        sessions = self._settings.cache / "sessions"
-        kept = self._bench.artifacts.parent
-        for session in (*sessions.iterdir(), *(kept.iterdir() if kept.is_dir() else ())):
-            if newest - session.stat().st_mtime > DAY_S:
-                shutil.rmtree(session, ignore_errors=True)
-        in_use = {
-            Path(json.loads(marker.read_text(encoding="utf-8"))["location"]).name
-            for marker in sessions.glob("*/*.json")
-        }
-        folders = [folder for folder in keep.parent.iterdir() if not folder.name.startswith(".")]
-        sizes = {one: sum(file.stat().st_size for file in one.iterdir()) for one in folders}
-        total = sum(sizes.values())
-        for folder in sorted(folders, key=lambda one: one.stat().st_mtime):
-            if total <= self._settings.cache_limit_mib * 2**20:
-                break
-            if folder.name not in in_use:
-                shutil.rmtree(folder, ignore_errors=True)
-                total -= sizes[folder]

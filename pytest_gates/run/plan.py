@@ -12,6 +12,7 @@ from pytest_gates.contract.models import Gate
 from pytest_gates.evidence import run_hash
 from pytest_gates.model.config import ForwardRun, PretrainRun, ProbeRun, RecordedRun, Run
 from pytest_gates.model.faults import Fault
+from pytest_gates.model.training import ValidationLoss
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Execution:
     @property
     def companions(self) -> tuple[Execution, ...]:
         """The executions of its group, itself among them; itself alone without a group."""
-        if self.group is None:
+        if not self.members:
             return (self,)
         return tuple(
             Execution(run, fault, self.repetition, self.group, self.members)
@@ -115,7 +116,16 @@ def describe(run: Run) -> str:
     assert isinstance(run, PretrainRun)
     resumed = ", resumed" if run.resume is not None else ""
     shape = f"{run.steps} steps of {run.batch_size} x {run.seq_len}"
-    return f"pretrain {model} on {run.device}{_hidden(run)}, {shape}{resumed}"
+    return f"pretrain {model} on {run.device}{_hidden(run)}, {shape}{_stimulus(run)}{resumed}"
+
+
+def _stimulus(run: PretrainRun) -> str:
+    told = run.stimulus
+    if told is None:
+        return ""
+    if isinstance(told, ValidationLoss):
+        return f", {told.kind} at epoch {told.epoch}"
+    return f", {told.kind} at step {told.step}"
 
 
 def _model(run: PretrainRun | ForwardRun) -> str:

@@ -61,6 +61,7 @@ class RunProcess:
         self._until: float | None = None
         self._limit_s: float | None = None
         self._timeout_s: float | None = None
+        self._kill_step: int | None = None
 
     @property
     def ended(self) -> dict[str, Any]:
@@ -76,13 +77,13 @@ class RunProcess:
         """
         self.started = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._observe, self._limit_s = observe, timeout_s
-        self._until = None if timeout_s is None else time.monotonic() + timeout_s
         self._server.send(
             id=self._id,
             request=str(self._staging / "run.json"),
             out=str(self._staging / "out"),
             log=str(self._staging / "log.txt"),
         )
+        self._until = None if timeout_s is None else time.monotonic() + timeout_s
 
     @property
     def over(self) -> bool:
@@ -131,7 +132,8 @@ class RunProcess:
         if self._timeout_s is not None:
             return "TIMEOUT", f"ended after {self._timeout_s:g} s, its time limit"
         if self.ended["signal"] is not None:
-            return "KILLED", f"ended by {signal.Signals(self.ended['signal']).name}"
+            by = "" if self._kill_step is None else f", its own stimulus at step {self._kill_step}"
+            return "KILLED", f"ended by {signal.Signals(self.ended['signal']).name}{by}"
         code = self.ended["exit"]
         if code == 0:
             return "COMPLETED", None
@@ -157,6 +159,8 @@ class RunProcess:
         for line in self._lines.read():
             if line.get("event") == "memory_held":
                 self._acknowledge(line.get("index"))
+            if line.get("event") == "stimulus_applied" and line.get("stimulus") == "kill":
+                self._kill_step = line.get("step")
             if self._on_line is not None:
                 self._on_line(line)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from pytest_gates.run.gpus import Gpus, NoGpuError, find_gpus
 from pytest_gates.run.host import capability, host_info
 from pytest_gates.run.process import Observe, OnLine, RunProcess
 from pytest_gates.run.server import Server, environment
+from pytest_gates.run.staging import Staging
 from pytest_gates.run.turns import TURN_STEPS, Turn, take_turns
 from pytest_gates.run.witness import Observer, told_allocations
 
@@ -103,6 +103,7 @@ class Worker:
         """
         self.environ = environment(os.environ)
         self._cache = cache.absolute()
+        self._staging = Staging(self._cache / "staging")
         self._root = root.absolute()
         self._gpus = gpus
         self._entry = entry
@@ -224,7 +225,8 @@ class Worker:
         return self._facts
 
     def close(self) -> None:
-        """End the forkserver, if it was started."""
+        """End the forkserver, if it was started, and let go of staging folders."""
+        self._staging.close()
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -261,10 +263,8 @@ class Worker:
         return facts["environment_state"], facts["cuda_devices"]
 
     def _stage(self) -> Path:
-        folder = self._cache / "staging"
-        with _writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            return Path(tempfile.mkdtemp(dir=folder))
+        with _writing(self._cache / "staging"):
+            return self._staging.make()
 
     def _started_server(self) -> Server:
         if self._server is None:

@@ -8,12 +8,20 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
 from pytest_gates.checks import CHECKS
+from pytest_gates.contract.falsifiers import FAULT_NAMES
+from pytest_gates.contract.load import CHECK_KINDS
 from pytest_gates.contract.models import Expectation, GpuRow, Waiver
 from pytest_gates.contract.runs import DRIVERS
 from pytest_gates.model.faults import FAULTS
+from pytest_gates.vocabulary import DISCHARGE_STATUSES
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 MODE: JsonSchemaMode = "validation"
+LIMITS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
+INHERITS = {
+    "from": {"type": "string", "description": "Run to inherit from."},
+    "driver": {"enum": list(DRIVERS), "description": "That of the run it inherits from."},
+}
 
 
 class _Generate(GenerateJsonSchema):
@@ -37,13 +45,19 @@ def contract_schema() -> dict[str, Any]:
         ref_template="#/$defs/{model}",
         schema_generator=_Generate,
     )
-    defs: dict[str, Any] = definitions["$defs"]
     named = {model: refs[(model, MODE)] for model in models}
-    defs["Run"] = _run([named[model] for model in DRIVERS.values()], defs)
-    defs["Check"] = {"oneOf": [named[model] for model in CHECKS]}
-    defs["Fault"] = {"oneOf": [named[model] for model in FAULTS]}
+    defs: dict[str, Any] = _standard(definitions["$defs"])
+    drivers = {name: named[model] for name, model in DRIVERS.items()}
+    partial = _partial_run(list(drivers.values()), defs)
+    defs["Run"] = {
+        "if": {"required": ["from"]},
+        "then": _closed(INHERITS | partial),
+        "else": _chosen("driver", drivers),
+    }
+    defs["Check"] = _chosen("kind", {name: named[one] for name, one in CHECK_KINDS.items()})
+    defs["Fault"] = _chosen("fault", {name: named[one] for name, one in FAULT_NAMES.items()})
     defs["Gate"] = _gate(named[Waiver])
-    defs["Falsifier"] = _falsifier(named[Expectation])
+    defs["Falsifier"] = _falsifier(named[Expectation], partial)
     return {
         "$schema": DIALECT,
         "title": "pytest-gates contract",
@@ -62,28 +76,77 @@ def contract_schema() -> dict[str, Any]:
     }
 
 
-def _run(drivers: list[dict[str, Any]], defs: dict[str, Any]) -> dict[str, Any]:
-    """A whole run by its driver, or one that inherits: the same keys, none of them required."""
-    inherited: dict[str, Any] = {"from": {"type": "string", "description": "Run to inherit from."}}
-    for driver in drivers:
-        properties = defs[driver["$ref"].rpartition("/")[2]]["properties"]
-        for key, schema in properties.items():
-            inherited.setdefault(key, {"anyOf": []})
-            if schema not in inherited[key].get("anyOf", [schema]) and key != "from":
-                inherited[key]["anyOf"].append(schema)
-    inherited["driver"] = {"type": "string"}
+def _standard(schema: Any) -> Any:
+    """A schema of pydantic's in the words that JSON Schema and editors know.
+
+    Limits of a union keep pydantic's own names, titles repeat the keys, and `$` lets a final
+    newline through where the pattern is not anchored otherwise.
+    """
+    if isinstance(schema, list):
+        return [_standard(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    plain = {
+        LIMITS.get(key, key): _standard(value)
+        for key, value in schema.items()
+        if key != "discriminator" and not (key == "title" and isinstance(value, str))
+    }
+    if plain.get("anyOf") == [{"type": "number"}, {"type": "integer"}]:
+        del plain["anyOf"]
+        plain = {"type": "number", **plain}
+    pattern = plain.get("pattern")
+    if isinstance(pattern, str) and pattern.endswith("$"):
+        plain["pattern"] = f"{pattern}(?!\\n)"
+    return plain
+
+
+def _chosen(key: str, by_name: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """One of several blocks, told by one key: so an editor names the mistake within the block."""
     return {
-        "if": {"required": ["from"]},
-        "then": {"type": "object", "properties": _open(inherited), "additionalProperties": False},
-        "else": {"oneOf": drivers},
+        "type": "object",
+        "properties": {key: {"enum": list(by_name)}},
+        "required": [key],
+        "allOf": [
+            {"if": {"properties": {key: {"const": name}}, "required": [key]}, "then": block}
+            for name, block in by_name.items()
+        ],
     }
 
 
-def _open(properties: dict[str, Any]) -> dict[str, Any]:
-    """Blocks of an inheriting run are merged into their parents', so they may be partial."""
-    blocks = {"data", "optimizer", "host", "declares", "resume"}
-    return {key: {"type": "object"} if key in blocks else schema
-            for key, schema in properties.items()}  # fmt: skip
+def _closed(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _partial_run(drivers: list[dict[str, Any]], defs: dict[str, Any]) -> dict[str, Any]:
+    """Keys of a run that is merged into another one: the same for every driver, none required."""
+    forms: dict[str, list[Any]] = {}
+    for driver in drivers:
+        for key, schema in _of(driver, defs)["properties"].items():
+            form = _partial(schema, defs)
+            if key != "driver" and form not in forms.setdefault(key, []):
+                forms[key].append(form)
+    return {key: many[0] if len(many) == 1 else {"anyOf": many}
+            for key, many in forms.items() if many}  # fmt: skip
+
+
+def _partial(schema: Any, defs: dict[str, Any]) -> Any:
+    """A setting whose blocks may lack what the run below them says."""
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        block = _of(schema, defs)
+        if "properties" not in block:
+            return schema
+        closed = _closed({key: _partial(one, defs) for key, one in block["properties"].items()})
+        return {key: schema[key] for key in ("description",) if key in schema} | closed
+    unions = {"oneOf": "anyOf", "anyOf": "anyOf"}
+    return {unions.get(key, key): [_partial(one, defs) for one in value] if key in unions else value
+            for key, value in schema.items() if key != "default"}  # fmt: skip
+
+
+def _of(reference: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
+    block: dict[str, Any] = defs[reference["$ref"].rpartition("/")[2]]
+    return block
 
 
 def _gate(waiver: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +160,10 @@ def _gate(waiver: dict[str, Any]) -> dict[str, Any]:
             "requires": {"type": "object", "description": "Settings the evidence must have."},
             "verdict": {"type": "string", "description": "Written back; start with `pending`."},
             "verdict_basis": {"description": "Written back with each verdict."},
-            "discharge_status": {"type": "string"},
+            "discharge_status": {
+                "description": "Written back where it is there; words of other teams are kept.",
+                "anyOf": [{"enum": list(DISCHARGE_STATUSES)}, {"type": "string"}],
+            },
             "ship_blocking": {"type": "boolean"},
             "if_fails": {"type": "string", "description": "Shown when the gate is red."},
             "waiver": waiver,
@@ -105,7 +171,7 @@ def _gate(waiver: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _falsifier(expectation: dict[str, Any]) -> dict[str, Any]:
+def _falsifier(expectation: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {
@@ -113,7 +179,7 @@ def _falsifier(expectation: dict[str, Any]) -> dict[str, Any]:
             "rule": {"type": "string"},
             "binds_to": {"type": "string", "description": "Id of the gate to prove wrong."},
             "inject": {"$ref": "#/$defs/Fault"},
-            "shorten": {"type": "object", "description": "Settings that make the run cheaper."},
+            "shorten": {"description": "Settings that make the run cheaper."} | _closed(run),
             "expect": expectation,
             "if_fails": {"type": "string"},
         },

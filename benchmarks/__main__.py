@@ -1,0 +1,27 @@
+"""`python -m benchmarks [names]`: each benchmark in a process of its own, one after the other."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+ON_CPU = ("plugin_cost", "collect_contracts", "judge_recorded", "make_gates")
+ON_GPU = ("witness_cost", "headline_gates")
+
+
+def main() -> int:
+    names = sys.argv[1:] or list(ON_CPU)
+    known = (*ON_CPU, *ON_GPU)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        print(f"unknown benchmark {unknown[0]}; known: {', '.join(known)}", file=sys.stderr)
+        return 2
+    ends = [
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode
+        for name in names
+    ]
+    return int(any(ends))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""The pages keep step with the code: tables, examples, links and the names of things."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from pytest_gates.checks.binomial import bare_minimum, critical_counts
+from pytest_gates.checks.budget import QUANTILES
+from pytest_gates.contract.load import CHECK_KINDS, contract_from
+from pytest_gates.contract.runs import DRIVERS, Caps
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *ROOT.glob("[bc]*/README.md")])
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def yaml_blocks(page: Path) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    return re.findall(r"^```yaml\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["vocabulary.md", "fields.md"])
+def test_the_tables_are_those_of_the_code(name: str) -> None:
+    page = generator().PAGES[DOCS / name]
+    in_step = page() == (DOCS / name).read_text(encoding="utf-8")
+    assert in_step, f"docs/{name} is not what the code says; run `make schema`"
+
+
+def anchors(page: Path) -> set[str]:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    return {generator().anchor(name) for name in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    broken = []
+    for link in (one or other for one, other in LINK.findall(text)):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert not broken
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (DOCS / "README.md").read_text(encoding="utf-8")
+    pages = {page.name for page in DOCS.glob("*.md")} - {"README.md"}
+    assert {page for page in pages if f"({page})" not in index} == set()
+
+
+RUNS = """
+runs:
+  gpu: {driver: pretrain, device: "cuda:0", model: llama-1m, data: {corpus: python-stdlib},
+        seq_len: 64, batch_size: 2, steps: 100}
+  forward: {driver: forward, device: cpu, model: llama-1m, properties: [{name: causality}]}
+  strict: {from: gpu, deterministic: true}
+  other-seed: {from: strict, seed: 1}
+gates:
+  - id: G
+    run: %s
+    checks:
+%s
+"""
+
+
+def test_every_example_of_a_check_loads() -> None:
+    shown = set()
+    for block in yaml_blocks(DOCS / "checks.md"):
+        kinds = {check["kind"] for check in yaml.safe_load(block)}
+        shown |= kinds
+        indented = "".join(f"      {line}\n" for line in block.splitlines())
+        contract_from(
+            RUNS % ("forward" if kinds == {"property"} else "gpu", indented), "x.yaml", Caps()
+        )
+    assert shown <= set(CHECK_KINDS)
+    assert len(shown) >= 12
+
+
+def test_every_example_of_the_language_loads() -> None:
+    page = DOCS / "contract-language.md"
+    runs, gates, falsifiers, gpus = (
+        next(block for block in yaml_blocks(page) if block.startswith(f"{key}:"))
+        for key in ("runs", "gates", "falsification_tests", "gpus")
+    )
+    budget = """\
+  - id: GATE-GPU-004
+    run: pretrain-370m
+    checks:
+      - {kind: budget, metric: wall_ms, steps: [20, 99], below: {NVIDIA L40: 900}}
+"""
+    contract = contract_from(runs + gates + budget + falsifiers + gpus, "x.yaml", Caps())
+    assert [item.id for item in contract.items] == [
+        "GATE-GPU-003", "GATE-GPU-004", "FALSIFY-GPU-004",
+    ]  # fmt: skip
+    assert contract.runs["nan-at-7"].driver == "pretrain"
+
+
+def test_the_language_names_every_driver() -> None:
+    text = (DOCS / "contract-language.md").read_text(encoding="utf-8")
+    assert [name for name in DRIVERS if f"`{name}`" not in text] == []
+
+
+def rows(page: Path, head: str) -> list[list[str]]:
+    """Cells of the table that begins with `head`."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith(f"| {head} |"))
+    found = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        found.append([cell.strip() for cell in line.strip("|").split("|")])
+    return found
+
+
+def test_the_table_of_needed_steps_is_computed() -> None:
+    for statistic, *cells in rows(DOCS / "checks.md", "statistic"):
+        for cell, alpha in zip(cells, ("0.05", "0.025", "0.01"), strict=True):
+            least = bare_minimum(1 - QUANTILES[statistic], Fraction(alpha))
+            assert cell == f"{least}, {-(-least * 17 // 10)}"
+
+
+def test_the_table_of_medians_is_computed() -> None:
+    for n, *cells in rows(DOCS / "checks.md", "n"):
+        for cell, alpha in zip(cells, ("0.05", "0.025"), strict=True):
+            critical = critical_counts(int(n), Fraction(1, 2), Fraction(alpha))
+            assert cell == f"{critical.passes_up_to}, {critical.fails_from}"

@@ -1,0 +1,71 @@
+"""Staging folders: their owner's while it lives, nobody's when it is dead."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_gates.run.staging import Staging, sweep
+
+OWN = """
+import sys, time
+from pathlib import Path
+from pytest_gates.run.staging import Staging
+staging = Staging(Path(sys.argv[1]))
+print(staging.make(), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def owned(tmp_path: Path) -> tuple[Path, subprocess.Popen[str]]:
+    """A folder that another process owns, and that process."""
+    command = [sys.executable, "-c", OWN, str(tmp_path / "staging")]
+    owner = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    with owner.stdout:
+        return Path(owner.stdout.readline().strip()), owner
+
+
+def test_a_killed_owners_folder_is_removed_by_the_next_one_and_a_living_ones_is_not(
+    owned: tuple[Path, subprocess.Popen[str]],
+) -> None:
+    folder, owner = owned
+    (folder / "out").mkdir()
+    (folder / "out" / "telemetry-0.jsonl").write_text("half a li")
+    first = Staging(folder.parent)
+    assert first.make().is_dir()
+    assert folder.is_dir()
+    first.close()
+    owner.kill()
+    owner.wait()
+    second = Staging(folder.parent)
+    assert second.make().is_dir()
+    assert not folder.exists()
+    second.close()
+
+
+def test_a_folder_is_its_owners_until_it_lets_go(tmp_path: Path) -> None:
+    staging = Staging(tmp_path)
+    made = staging.make()
+    sweep(tmp_path)
+    assert made.is_dir()
+    staging.close()
+    sweep(tmp_path)
+    assert not made.exists()
+
+
+def test_a_folder_that_is_just_being_made_is_left_alone_and_an_old_one_is_not(
+    tmp_path: Path,
+) -> None:
+    young, old = tmp_path / "young", tmp_path / "old"
+    young.mkdir()
+    old.mkdir()
+    os.utime(old, (0, 0))
+    sweep(tmp_path)
+    assert young.is_dir()
+    assert not old.exists()
