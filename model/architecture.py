@@ -31,6 +31,10 @@ class Architecture(Settings):
     """Epsilon of RMSNorm (arXiv:1910.07467)."""
     tied: StrictBool = False
     """Whether the output projection is the embedding's own storage."""
+    attention_bias: StrictBool = False
+    """Whether q, k and v have a bias (Qwen2, arXiv:2407.10671)."""
+    context: Count | None = None
+    """Most positions the model was made for; None: not known."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -49,8 +53,10 @@ class Architecture(Settings):
 
     @property
     def block_parameters(self) -> int:
-        """Parameters of one block: q, k, v, o, gate, up, down and two norms."""
-        attention = 2 * self.hidden * self.hidden + 2 * self.hidden * self.kv_heads * self.head_dim
+        """Parameters of one block: q, k, v, o, gate, up, down, two norms and biases."""
+        narrow = self.kv_heads * self.head_dim
+        attention = 2 * self.hidden * self.hidden + 2 * self.hidden * narrow
+        attention += (self.hidden + 2 * narrow) * self.attention_bias
         return attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
 
     @property
@@ -59,6 +65,32 @@ class Architecture(Settings):
         embedding = self.vocab * self.hidden
         ends = embedding if self.tied else 2 * embedding
         return ends + self.layers * self.block_parameters + self.hidden
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor of a checkpoint in the layout of Hugging Face, with its shape.
+
+        A tied output projection has no tensor of its own.
+        """
+        C, F, narrow = self.hidden, self.intermediate, self.kv_heads * self.head_dim
+        block: dict[str, tuple[int, ...]] = {
+            "input_layernorm.weight": (C,),
+            "self_attn.q_proj.weight": (C, C),
+            "self_attn.k_proj.weight": (narrow, C),
+            "self_attn.v_proj.weight": (narrow, C),
+            "self_attn.o_proj.weight": (C, C),
+            "post_attention_layernorm.weight": (C,),
+            "mlp.gate_proj.weight": (F, C),
+            "mlp.up_proj.weight": (F, C),
+            "mlp.down_proj.weight": (C, F),
+        }
+        if self.attention_bias:
+            biases = {"q": C, "k": narrow, "v": narrow}
+            block |= {f"self_attn.{name}_proj.bias": (width,) for name, width in biases.items()}
+        shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab, C)}
+        for layer in range(self.layers):
+            shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in block.items()}
+        shapes["model.norm.weight"] = (C,)
+        return shapes if self.tied else {**shapes, "lm_head.weight": (self.vocab, C)}
 
     @property
     def training_bytes(self) -> int:
@@ -76,7 +108,9 @@ class Architecture(Settings):
         12 * layers * hidden * seq_len of arXiv:2204.02311, appendix B. The embedding lookup is
         no matmul; the output projection is one, tied or not.
         """
-        matmul = self.layers * (self.block_parameters - 2 * self.hidden) + self.vocab * self.hidden
+        biases = (self.hidden + 2 * self.kv_heads * self.head_dim) * self.attention_bias
+        block = self.block_parameters - 2 * self.hidden - biases
+        matmul = self.layers * block + self.vocab * self.hidden
         return 6 * matmul + 6 * self.layers * self.hidden * seq_len
 
 

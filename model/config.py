@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     StrictBool,
     StrictInt,
@@ -28,6 +29,7 @@ from pytest_gates.model.architecture import (
     tokenizer_vocab,
 )
 from pytest_gates.model.device import DEVICE_GRAMMAR
+from pytest_gates.model.forward_settings import Against, Decode
 from pytest_gates.model.misfit import MisfitError
 from pytest_gates.model.searches import (
     Causality,
@@ -65,7 +67,21 @@ class Host(Settings):
 
 
 DeviceName = Annotated[StrictStr, Field(pattern=DEVICE_GRAMMAR)]
-ModelName = StrictStr | Architecture
+
+
+def _known(model: str | Architecture) -> str | Architecture:
+    if isinstance(model, str) and model not in PRESETS:
+        raise ValueError(f"unknown model {model!r}; presets are {', '.join(PRESETS)}")
+    return model
+
+
+ModelName = Annotated[StrictStr | Architecture, AfterValidator(_known)]
+"""A preset's name, or an architecture block."""
+
+
+def architecture_of(model: str | Architecture) -> Architecture:
+    """The architecture itself, a preset resolved."""
+    return PRESETS[model] if isinstance(model, str) else model
 
 
 class _Executed(Settings):
@@ -80,8 +96,6 @@ class _Executed(Settings):
 class _Modelled(_Executed):
     device: DeviceName
     """`cpu`, `cuda`, `cuda:0` to `cuda:15`, or `auto`."""
-    model: ModelName
-    """A preset's name, or an architecture block."""
     seed: Index = 0
     """Seed of every random generator of the run."""
     threads: Annotated[StrictInt, Field(ge=1, le=256)] = 1
@@ -90,17 +104,6 @@ class _Modelled(_Executed):
     """`auto`: bf16 matmuls over fp32 masters on CUDA, fp32 on the CPU."""
     deterministic: StrictBool = False
     """Only deterministic kernels, at some cost in speed."""
-
-    @model_validator(mode="after")
-    def _known_model(self) -> Self:
-        if isinstance(self.model, str) and self.model not in PRESETS:
-            raise ValueError(f"unknown model {self.model!r}; presets are {', '.join(PRESETS)}")
-        return self
-
-    @property
-    def architecture(self) -> Architecture:
-        """The architecture itself, a preset resolved."""
-        return PRESETS[self.model] if isinstance(self.model, str) else self.model
 
 
 class Resume(Settings):
@@ -116,6 +119,8 @@ class PretrainRun(_Modelled):
     """A training run of the built-in trainer."""
 
     driver: Literal["pretrain"]
+    model: ModelName
+    """A preset's name, or an architecture block."""
     data: Data
     """What it trains on."""
     seq_len: Count
@@ -218,6 +223,11 @@ class PretrainRun(_Modelled):
             yield "the run that is resumed keeps no checkpoint; give it `checkpoint: epoch`"
 
     @property
+    def architecture(self) -> Architecture:
+        """The architecture itself, a preset resolved."""
+        return architecture_of(self.model)
+
+    @property
     def micro_sizes(self) -> tuple[int, ...]:
         """Sequences of each micro-batch."""
         if isinstance(self.micro_batches, tuple):
@@ -248,22 +258,49 @@ class PretrainRun(_Modelled):
 
 
 class ForwardRun(_Modelled):
-    """One forward pass over a prompt, traced layer by layer, and properties of the path."""
+    """One forward pass over a prompt, traced slot by slot, and what is asked of the path."""
 
     driver: Literal["forward"]
+    model: ModelName | None = None
+    """A preset's name, or an architecture block: random weights drawn from `seed`."""
+    weights: StrictStr | None = None
+    """Instead of `model`: a folder or file of safetensors, or a .gguf file, in the project."""
+    tokenizer: StrictStr | None = None
+    """A `tokenizer.json`, or `bytes`; left out: the one beside the weights, else bytes."""
     prompt: Annotated[StrictStr, Field(min_length=1, max_length=100_000)] = "def main():\n"
-    """Text that is fed, tokenised by bytes."""
+    """Text that is fed."""
+    parameter_dtype: Literal["fp32", "bf16"] = "fp32"
+    """Type the parameters are held in; under fp32, `dtype` casts for each matmul."""
+    compiled: StrictBool = False
+    """Whether torch.compile compiles each block, slots included."""
     properties: tuple[ModelProperty, ...] = ()
     """Properties to search for a counterexample."""
+    against: Against | None = None
+    """Compare each slot with a float64 reference that is fed beside it."""
+    decode: Decode | None = None
+    """Generate from the prompt, and time it."""
 
     @model_validator(mode="after")
-    def _bytes_fit(self) -> Self:
-        if self.architecture.vocab < BYTES_VOCAB:
-            raise ValueError(
-                f"a prompt of bytes needs a vocabulary of {BYTES_VOCAB}, "
-                f"the model has {self.architecture.vocab}"
-            )
+    def _one_model(self) -> Self:
+        if (self.model is None) == (self.weights is None):
+            raise ValueError("give either model or weights")
+        if self.architecture is not None and self.tokenizer in {None, "bytes"}:
+            _refuse_bytes(self.architecture.vocab)
+        if self.compiled and self.properties:
+            raise ValueError("properties are searched with many lengths; compiled is for one")
         return self
+
+    @property
+    def architecture(self) -> Architecture | None:
+        """The declared architecture, a preset resolved; None where the weights tell it."""
+        return None if self.model is None else architecture_of(self.model)
+
+
+def _refuse_bytes(vocab: int) -> None:
+    if vocab < BYTES_VOCAB:
+        raise ValueError(
+            f"a prompt of bytes needs a vocabulary of {BYTES_VOCAB}, the model has {vocab}"
+        )
 
 
 class ProbeRun(_Executed):
@@ -279,9 +316,10 @@ class RecordedFile(Settings):
 
     path: StrictStr
     """Relative to the project's root, inside it, no symbolic link on the way."""
-    format: Literal["jsonl", "json", "nvidia-smi-csv"]
+    format: Literal["jsonl", "json", "nvidia-smi-csv", "trace-csv"]
     """`jsonl`: a step a line. `json`: `per_step_metrics`, log lines before it allowed.
-    `nvidia-smi-csv`: samples as nvidia-smi prints them."""
+    `nvidia-smi-csv`: samples as nvidia-smi prints them. `trace-csv`: a row a layer and a column
+    of standard deviations a slot, or a row a slot with its statistics."""
 
 
 class DeclaredHost(Settings):
@@ -315,13 +353,6 @@ class RecordedRun(Settings):
     """What to read; one of them tells the steps."""
     declares: Declared = Declared()
     """What the files do not say of themselves."""
-
-    @model_validator(mode="after")
-    def _known_model(self) -> Self:
-        model = self.declares.model
-        if isinstance(model, str) and model not in PRESETS:
-            raise ValueError(f"unknown model {model!r}; presets are {', '.join(PRESETS)}")
-        return self
 
 
 ExecutedRun = Annotated[PretrainRun | ForwardRun | ProbeRun, Field(discriminator="driver")]
@@ -357,12 +388,14 @@ __all__ = [
     "BYTES_VOCAB",
     "PRESETS",
     "TOKENIZER_GRAMMAR",
+    "Against",
     "Architecture",
     "Causality",
     "Count",
     "Data",
     "Declared",
     "DeclaredHost",
+    "Decode",
     "DeviceGrammarProperty",
     "ExecutedRun",
     "ForwardRun",
@@ -385,4 +418,5 @@ __all__ = [
     "RuleProperty",
     "Run",
     "Settings",
+    "architecture_of",
 ]

@@ -1,93 +1,249 @@
 """The forward path: one prompt through the model, seen slot by slot.
 
-Statistics are computed on the device as the pass reaches each slot, and read back once at its
-end, so that looking does not put a synchronisation into every layer.
+Statistics are computed on the device as the pass reaches its slots, and read back once at its end,
+so that looking does not put a synchronisation into every layer.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention import sdpa_kernel
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pytest_gates.model.built import built, compute_dtype
+from pytest_gates.model.attention import Cache
+from pytest_gates.model.built import assembled, compute_dtype, from_seed
+from pytest_gates.model.compiled import CompiledBlocks
 from pytest_gates.model.config import ForwardRun, Request
 from pytest_gates.model.control import Control
+from pytest_gates.model.parity import (
+    Distances,
+    Forced,
+    Reference,
+    compare_gradients,
+    shape_difference,
+)
+from pytest_gates.model.prompt import Fed, fed, refuse_unfit
 from pytest_gates.model.seams import CLEAN, Seams
+from pytest_gates.model.slot_statistics import SlotStatistics
 from pytest_gates.model.transformer import Observe, Transformer, attention_backend
+from pytest_gates.model.weights import Weights, open_weights
 from pytest_gates.model.writer import TelemetryWriter
 
 
 def run(request: Request, device: torch.device, writer: TelemetryWriter, seams: Seams) -> None:
-    """Feed the prompt and search the declared properties; a normal return is status COMPLETED.
+    """Trace the prompt, and whatever else is declared; a normal return is status COMPLETED.
 
     Raises:
+        RunRefusedError: CONFIG_REFUSED, weights, tokenizer or prompt cannot serve.
         torch.OutOfMemoryError: the device's memory ran out.
     """
-    declared = request.run
+    declared, root = request.run, Path(request.root)
     assert isinstance(declared, ForwardRun)
     Control(request.control).show_allocations(request.allocations_mib, device, writer)
-    model = built(declared, device, writer, seams).eval()
+    weights = None if declared.weights is None else open_weights(root, declared.weights)
+    shape = declared.architecture if weights is None else weights.architecture
+    assert shape is not None
+    given = fed(declared.prompt, declared.tokenizer, weights.tokenizer if weights else None, root)
+    refuse_unfit(given, shape, declared.decode.tokens if declared.decode else 0)
+    model = assembled(declared, weights, device, writer, seams)
+    say_prompt(given, writer)
     dtype = compute_dtype(declared.dtype, device)
-    backend = seams.attention(attention_backend(declared.architecture, device, dtype))
+    backend = seams.attention(attention_backend(shape, device, dtype))
     writer.fact("attention_backend", backend.name)
-    with sdpa_kernel(backend):
-        path = ForwardPath(model, device, dtype)
-        trace(path, list(declared.prompt.encode()), writer)
-        if declared.properties:
-            search_properties(path, declared, writer, request.known, seams)
+    path = ForwardPath(model, device, dtype, backend)
+    if declared.compiled:
+        model.model.run_block = CompiledBlocks()
+    tokens = seams.fed(given.tokens)
+    slots = look(path, tokens, writer)
+    if declared.against is None:
+        slots.write(writer)
+    else:
+        other = _reference(declared, weights, given, root=root, device=device, writer=writer)
+        compare(path, slots, tokens, other, writer)
+        if declared.against.backward:
+            compare_backward(path, tokens, other, writer)
+    if declared.properties:
+        search_properties(path, declared, writer, request.known, seams)
+    if declared.decode is not None:
+        from pytest_gates.model.decode import decode  # noqa: PLC0415 - only where declared
+
+        decode(path, declared, tokens, writer)
 
 
+@dataclass(frozen=True)
 class ForwardPath:
-    """A model fed one sequence at a time, without gradients, in the run's compute type."""
+    """A model fed sequences of one length, in the run's compute type."""
 
-    def __init__(self, model: Transformer, device: torch.device, dtype: torch.dtype) -> None:
-        self._model, self._device, self._dtype = model, device, dtype
-
-    @property
-    def weights(self) -> dict[str, Tensor]:
-        """Parameters by their names."""
-        return dict(self._model.named_parameters())
+    model: Transformer
+    device: torch.device
+    dtype: torch.dtype
+    backend: SDPBackend | None = None
 
     def __call__(self, tokens: Sequence[int], observe: Observe | None = None) -> Tensor:
         """Logits of shape (T, V), on the device, for T tokens."""
         return self.batch([tokens], observe)[0]
 
     @torch.no_grad()
-    def batch(self, sequences: Sequence[Sequence[int]], observe: Observe | None = None) -> Tensor:
-        """Logits of shape (B, T, V), on the device, for B sequences of one length T."""
-        batch = torch.tensor(sequences, dtype=torch.int64, device=self._device)  # B T
-        low = self._dtype != torch.float32
-        with torch.autocast(self._device.type, self._dtype, enabled=low):
-            logits: Tensor = self._model(batch, observe)  # B T V
+    def batch(
+        self,
+        sequences: Sequence[Sequence[int]],
+        observe: Observe | None = None,
+        *,
+        positions: Tensor | None = None,
+        valid: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Logits of shape (B, T, V), on the device; see `Transformer.forward`."""
+        batch = torch.tensor(sequences, dtype=torch.int64, device=self.device)  # B T
+        with self.context():
+            logits: Tensor = self.model(
+                batch, observe, positions=positions, valid=valid, cache=cache
+            )
         return logits
 
+    @contextmanager
+    def context(self) -> Iterator[None]:
+        """The compute type and attention kernel, around any pass."""
+        low = self.dtype != torch.float32
+        kernel = nullcontext() if self.backend is None else sdpa_kernel(self.backend)
+        with kernel, torch.autocast(self.device.type, self.dtype, enabled=low):
+            yield
 
-def trace(path: ForwardPath, tokens: list[int], writer: TelemetryWriter) -> None:
-    """Feed one sequence, and say each slot's statistics and the facts of the pass.
+    def gradients(self, tokens: Sequence[int]) -> dict[str, Tensor]:
+        """Gradients of the mean next-token loss, by parameter, of one sequence."""
+        batch = torch.tensor([tokens], dtype=torch.int64, device=self.device)
+        self.model.zero_grad()
+        with torch.enable_grad(), self.context():
+            logits = self.model(batch)[0]
+        torch.autograd.backward(F.cross_entropy(logits[:-1].float(), batch[0, 1:]))
+        # A parameter that the loss never reached has a gradient too: zero.
+        found = {
+            name: torch.zeros_like(p) if p.grad is None else p.grad
+            for name, p in self.model.named_parameters()
+        }
+        self.model.zero_grad()
+        return found
+
+
+def say_prompt(given: Fed, writer: TelemetryWriter) -> None:
+    """Say what tokenised the prompt: `tokenizer`, `tokenizer_vocab` and `tokenizer_sha256`."""
+    writer.fact("tokenizer", given.tokenizer)
+    writer.fact("tokenizer_vocab", given.vocab)
+    writer.fact("tokenizer_sha256", given.sha256)
+
+
+def look(path: ForwardPath, tokens: Sequence[int], writer: TelemetryWriter) -> SlotStatistics:
+    """Feed one sequence under observation, and say the facts of the pass.
 
     Facts: `tokens` (count), `tokens_sha256` and `positions_sha256` (as little-endian int64),
-    `logits_sha256` (as little-endian float32, which holds bf16 exactly) and `prompt_loss`: the
-    mean cross-entropy of each next token in nats, near ln(vocabulary) for a fresh model, and None
-    for a single token, which has no next one.
+    `shapes_sha256` (over each slot's shape), `logits_sha256` (as little-endian float32, which
+    holds bf16 exactly) and `prompt_loss`: the mean cross-entropy of each next token in nats, near
+    ln(vocabulary) for a fresh model, and None for a single token, which has no next one.
     """
     slots = SlotStatistics()
     logits = path(tokens, slots).float()  # T V
-    slots.write(writer)
-    fed = torch.tensor(tokens)
-    writer.fact("tokens", len(tokens))
-    writer.fact("tokens_sha256", _sha256(fed))
-    writer.fact("positions_sha256", _sha256(torch.arange(len(tokens))))
+    _say_fed("", tokens, writer)
+    writer.fact("shapes_sha256", slots.shapes_sha256)
     writer.fact("logits_sha256", _sha256(logits))
-    following = fed[1:].to(logits.device)
+    following = torch.tensor(tokens)[1:].to(logits.device)
     loss = F.cross_entropy(logits[:-1], following).item() if len(tokens) > 1 else None
     writer.fact("prompt_loss", loss)
+    return slots
+
+
+def _say_fed(side: str, tokens: Sequence[int], writer: TelemetryWriter) -> None:
+    writer.fact(f"{side}tokens", len(tokens))
+    writer.fact(f"{side}tokens_sha256", _sha256(torch.tensor(tokens)))
+    writer.fact(f"{side}positions_sha256", _sha256(torch.arange(len(tokens))))
+
+
+def _reference(
+    declared: ForwardRun,
+    own: Weights | None,
+    given: Fed,
+    *,
+    root: Path,
+    device: torch.device,
+    writer: TelemetryWriter,
+) -> Reference:
+    """The other side: weights and tokenizer of its own, or the run's, before any fault."""
+    against = declared.against
+    assert against is not None
+    weights = own if against.weights is None else open_weights(root, against.weights)
+    if against.weights is None and against.tokenizer is None:
+        tokens = given
+    else:
+        beside = weights.tokenizer if weights is not None else None
+        tokens = fed(declared.prompt, against.tokenizer, beside, root)
+    if weights is None:
+        clean = from_seed(declared, device, declared.seed)
+        return Reference(clean.architecture, clean.get_parameter, tokens.tokens, device)
+    refuse_unfit(tokens, weights.architecture)
+    writer.fact("reference_weight_types", ",".join(sorted(weights.types)))
+    return Reference(weights.architecture, weights.read, tokens.tokens, device)
+
+
+def compare(
+    path: ForwardPath,
+    slots: SlotStatistics,
+    tokens: Sequence[int],
+    reference: Reference,
+    writer: TelemetryWriter,
+) -> None:
+    """Say each slot with its statistics and its distances from the reference's.
+
+    Facts of the reference: `reference_tokens`, `reference_tokens_sha256`,
+    `reference_positions_sha256`, `reference_shapes_sha256`, `reference_logits_sha256`, and
+    `shape_difference`, the first in words. Where the inputs differ no distance is said: it would
+    prove nothing.
+    """
+    expected = reference.slots()
+    different, digest = shape_difference(slots, expected)
+    _say_fed("reference_", reference.tokens, writer)
+    writer.fact("reference_shapes_sha256", digest)
+    writer.fact("reference_logits_sha256", _sha256(expected[-1, "logits"].float()))
+    writer.fact("shape_difference", different)
+    if different is not None or tuple(tokens) != reference.tokens:
+        slots.write(writer)
+        return
+    free, forced = Distances(expected), Forced(expected)
+    path(tokens, free)
+    path(tokens, forced)
+    inherited, own = free.read(), forced.read()
+    for row in slots.rows():
+        place = (int(row["layer"]), str(row["slot"]))
+        writer.slot(**row, rel_l2=inherited[place], own_rel_l2=own[place])  # type: ignore[arg-type]  # the fields of `slot` are in it
+
+
+def compare_backward(
+    path: ForwardPath, tokens: Sequence[int], reference: Reference, writer: TelemetryWriter
+) -> None:
+    """Say each parameter's gradient as a slot `grad <name>`, in the order of a backward pass."""
+    if tuple(tokens) != reference.tokens or path.model.architecture != reference.architecture:
+        return
+    found = path.gradients(tokens)
+    slots = SlotStatistics()
+    compared = compare_gradients(found, reference.gradients())
+    for gradient in compared:
+        parts = gradient.name.split(".")
+        inside = parts[1] == "layers"
+        name = ".".join(parts[3:] if inside else parts[-2:])
+        slots(int(parts[2]) if inside else -1, f"grad {name}", found[gradient.name])
+    for row, gradient in zip(slots.rows(), compared, strict=True):
+        writer.slot(
+            **row,  # type: ignore[arg-type]  # the fields of `slot` are in it
+            rel_l2=gradient.rel_l2,
+            grad_ratio=gradient.ratio,
+            grad_cosine=gradient.cosine,
+        )
 
 
 def search_properties(
@@ -100,59 +256,16 @@ def search_properties(
     """Search each declared property of the path, beginning with what is known to have failed."""
     # hypothesis is imported only where a property is declared
     from pytest_gates.model.properties.of_models import OF_A_MODEL, Subject  # noqa: PLC0415
+    from pytest_gates.model.properties.of_paths import OF_A_PATH  # noqa: PLC0415
     from pytest_gates.model.properties.search import search  # noqa: PLC0415
 
-    subject = Subject(
-        declared.architecture, path, path.batch, path.weights, seams.rotary, seams.loss
-    )
+    weights = dict(path.model.named_parameters())
+    shape = path.model.architecture
+    subject = Subject(shape, path, path.batch, weights, seams.rotary, seams.loss)
     for wanted in declared.properties:
-        sought = OF_A_MODEL[wanted.name](wanted, subject)
-        writer.property(**vars(search(wanted.name, sought, known.get(wanted.name, ()))))
-
-
-STATISTICS = ("mean", "std", "rms", "abs_max", "zeros_pct", "non_finite")
-"""What is said of each slot, in this order in `slot_statistics`."""
-
-
-@torch.no_grad()
-def slot_statistics(activations: Tensor) -> Tensor:
-    """`STATISTICS` of all elements of one slot, as a float64 vector on the slot's own device.
-
-    The standard deviation is that of the population. Sums are taken in float64, so that large
-    activations do not overflow. A non-finite activation shows in the figures that it spoils.
-    """
-    x = activations.float()
-    root_count = math.sqrt(x.numel())
-    mean = x.mean(dtype=torch.float64)
-    return torch.stack(
-        (
-            mean,
-            torch.linalg.vector_norm(x - mean, dtype=torch.float64) / root_count,
-            torch.linalg.vector_norm(x, dtype=torch.float64) / root_count,
-            torch.linalg.vector_norm(x, ord=math.inf, dtype=torch.float64),
-            (x == 0).sum().double() * (100 / x.numel()),
-            (~x.isfinite()).sum().double(),
-        )
-    )
-
-
-class SlotStatistics:
-    """An observer of a forward pass: keeps a vector a slot on the device until it is asked."""
-
-    def __init__(self) -> None:
-        self._places: list[tuple[int, str]] = []
-        self._vectors: list[Tensor] = []
-
-    def __call__(self, layer: int, slot: str, activations: Tensor) -> None:
-        """Look at one slot; nothing waits for the device."""
-        self._places.append((layer, slot))
-        self._vectors.append(slot_statistics(activations))
-
-    def write(self, writer: TelemetryWriter) -> None:
-        """Read everything back, once, and say a line a slot, in the order of the pass."""
-        rows = torch.stack(self._vectors).tolist()
-        for (layer, slot), row in zip(self._places, rows, strict=True):
-            writer.slot(layer=layer, slot=slot, **dict(zip(STATISTICS, row, strict=True)))
+        of_a_path = OF_A_PATH.get(wanted.name)
+        made = of_a_path(wanted, path) if of_a_path else OF_A_MODEL[wanted.name](wanted, subject)
+        writer.property(**vars(search(wanted.name, made, known.get(wanted.name, ()))))
 
 
 def _sha256(tensor: Tensor) -> str:

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
+from pytest_gates.model.attention import rotary_tables
 from pytest_gates.model.config import Host, Optimizer
 from pytest_gates.model.data import Corpus, Stream
 from pytest_gates.model.device import DeviceRequest, parse_device
 from pytest_gates.model.loss import next_token_loss
 from pytest_gates.model.resolve import environment, resolve
 from pytest_gates.model.schedule import learning_rate
-from pytest_gates.model.transformer import rotary_tables
 
 
 def _nothing(_: object) -> None:
@@ -52,6 +52,8 @@ class Seams:
     """The split that validation reads."""
     edit_model: Callable[[nn.Module], None] = _nothing
     """Called once with the model as built, before anything is said of it."""
+    fed: Callable[[tuple[int, ...]], tuple[int, ...]] = lambda tokens: tokens
+    """The tokens a forward path is fed, given those of the prompt."""
     edit_optimizer: Callable[[torch.optim.Optimizer], None] = _nothing
     """Called once with the optimizer as built."""
     attention: Callable[[SDPBackend], SDPBackend] = lambda backend: backend

@@ -70,6 +70,35 @@ class UniformLoss(Settings):
     """Largest difference in nats."""
 
 
+class _OfAPath(Settings):
+    examples: Count = 10
+    """Cases that are tried."""
+    length: Annotated[StrictInt, Field(ge=2)] = 16
+    """Longest sequence, in tokens."""
+    atol: NotNegative = 1e-4
+    """Largest difference of a logit: the kernels see other shapes."""
+
+
+class DecodeEqualsPrefill(_OfAPath):
+    """Property: tokens fed in parts through the KV cache give the logits of one pass."""
+
+    name: Literal["decode_equals_prefill"]
+
+
+class PositionShift(_OfAPath):
+    """Property: the logits do not change when all positions shift (arXiv:2104.09864)."""
+
+    name: Literal["position_shift"]
+    shift: Count = 100
+    """Largest shift of all positions."""
+
+
+class Padding(_OfAPath):
+    """Property: padding on either side, masked, does not change the logits of real tokens."""
+
+    name: Literal["padding"]
+
+
 class ScheduleForm(Settings):
     """Property: the learning rate follows its closed form, warm-up and cosine."""
 
@@ -87,7 +116,14 @@ class DeviceGrammarProperty(Settings):
 
 
 ModelProperty = Annotated[
-    Causality | ReferenceProperty | BatchInvariance | RopeRelative | UniformLoss,
+    Causality
+    | ReferenceProperty
+    | BatchInvariance
+    | RopeRelative
+    | UniformLoss
+    | DecodeEqualsPrefill
+    | PositionShift
+    | Padding,
     Field(discriminator="name"),
 ]
 """Any property of a model."""

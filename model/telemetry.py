@@ -53,6 +53,9 @@ METRICS: dict[str, Metric] = {
         Metric("backward_ms", "ms", "step", "backward pass"),
         Metric("clip_ms", "ms", "step", "gradient norm and clipping"),
         Metric("optimizer_ms", "ms", "step", "optimizer's update"),
+        Metric("ttft_ms", "ms", "step", "time to first token: prompt fed to first token known"),
+        Metric("decode_ms", "ms", "step", "mean time of a token after the first"),
+        Metric("decode_tokens_per_sec", "tokens/s", "step", "tokens after the first over time"),
         Metric("epoch", "", "epoch", "index of the validation, from 0"),
         Metric("val_loss", "nats", "epoch", "mean cross-entropy of the held-out split"),
         Metric("val_tokens", "tokens", "epoch", "tokens of the held-out split that were read"),
@@ -73,6 +76,11 @@ METRICS: dict[str, Metric] = {
         Metric("rms", "", "slot", "root mean square of the slot's activations"),
         Metric("abs_max", "", "slot", "largest magnitude in the slot"),
         Metric("zeros_pct", "%", "slot", "share of exact zeros in the slot"),
+        Metric("kurtosis", "", "slot", "Pearson's kurtosis of the slot, 3 for a normal one"),
+        Metric("rel_l2", "", "slot", "relative L2 distance from the float64 reference"),
+        Metric("own_rel_l2", "", "slot", "the same, the slot computed from the reference's inputs"),
+        Metric("grad_ratio", "", "slot", "norm of the gradient over that of the reference"),
+        Metric("grad_cosine", "", "slot", "cosine between the gradient and the reference's"),
         Metric("non_finite", "", "slot", "count of NaN and infinite activations in the slot"),
     )
 }

@@ -9,50 +9,52 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pytest_gates.model.config import Architecture
+from pytest_gates.model.architecture import Architecture
+from pytest_gates.model.attention import Cache, attend, rotary_at, rotate, visible
 
-Observe = Callable[[int, str, Tensor], None]
-"""Called as `observe(layer, slot, tensor)`; layer -1 lies outside the blocks."""
-
-BLOCK_SLOTS = ("attn_norm", "q", "k", "v", "q_rope", "k_rope", "attn_out", "attn_proj",
-               "residual_mid", "ffn_norm", "ffn_gate", "ffn_up", "ffn_silu", "ffn_swigl",
-               "ffn_out", "residual_out")  # fmt: skip
-"""Slots of a block, in the order a forward pass reaches them."""
-
-FINAL_SLOTS = ("final_norm", "logits")
-"""Slots after the last block, with layer -1."""
+Observe = Callable[[int, str, Tensor], Tensor | None]
+"""Called as `observe(layer, slot, tensor)`; layer -1 lies outside the blocks. A tensor that it
+returns takes the slot's place in the rest of the pass."""
 
 _INIT_STD = 0.02
 
 
 def _seen(observe: Observe | None, layer: int, slot: str, tensor: Tensor) -> Tensor:
-    if observe is not None:
-        observe(layer, slot, tensor)
-    return tensor
+    if observe is None:
+        return tensor
+    instead = observe(layer, slot, tensor)
+    return tensor if instead is None else instead
 
 
-def rotary_tables(length: int, head_dim: int, theta: float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of RoPE (arXiv:2104.09864), each T D, on the device of `like`.
+@dataclass(frozen=True)
+class Kernels:
+    """What a block computes with between its matrices: the seam of the forward path's faults."""
 
-    Pairs are (i, i + D/2), as in the checkpoints of Hugging Face, not (2i, 2i + 1).
-    """
-    pair = torch.arange(0, head_dim, 2, device=like.device, dtype=torch.float32)
-    frequency = theta ** (-pair / head_dim)
-    position = torch.arange(length, device=like.device, dtype=torch.float32)
-    angle = torch.outer(position, frequency).repeat(1, 2)
-    return angle.cos(), angle.sin()
+    rotate: Callable[[Tensor, Tensor, Tensor], Tensor] = rotate
+    attend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor] = attend
+    combine: Callable[[Tensor, Tensor], Tensor] = torch.mul
+    """SiLU of the gate, and up -> their product, each B T F."""
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate each pair of `x` (B H T D) by its position's angle; keeps the type of `x`."""
-    left, right = x.chunk(2, dim=-1)
-    return x * cos.to(x.dtype) + torch.cat((-right, left), dim=-1) * sin.to(x.dtype)
+@dataclass(frozen=True)
+class Span:
+    """Where the tokens of one pass lie, the same for every block."""
+
+    positions: Tensor
+    """T or B T."""
+    tables: tuple[Tensor, Tensor]
+    """Cosines and sines of the positions."""
+    mask: Tensor | None = None
+    """Keys that each query sees, broadcastable to B H T S; None: those up to itself."""
+    cache: Cache | None = None
+    """Keys and values of earlier passes; those of this one are added."""
 
 
 class Matrix(nn.Module):
@@ -67,11 +69,15 @@ class Matrix(nn.Module):
 
 
 class Projection(Matrix):
-    """A linear map without bias."""
+    """A linear map, without bias unless asked for."""
+
+    def __init__(self, rows: int, columns: int, *, bias: bool = False) -> None:
+        super().__init__(rows, columns)
+        self.bias = nn.Parameter(torch.empty(rows)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map the last axis: ... IN -> ... OUT."""
-        return F.linear(x, self.weight)
+        return F.linear(x, self.weight, self.bias)
 
 
 class Embedding(Matrix):
@@ -88,16 +94,15 @@ class Attention(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         width = architecture.kv_heads * architecture.head_dim
+        bias = architecture.attention_bias
         self.head_dim = architecture.head_dim
-        self.grouped = architecture.kv_heads != architecture.heads
-        self.q_proj = Projection(architecture.hidden, architecture.hidden)
-        self.k_proj = Projection(width, architecture.hidden)
-        self.v_proj = Projection(width, architecture.hidden)
+        self.kernels = Kernels()
+        self.q_proj = Projection(architecture.hidden, architecture.hidden, bias=bias)
+        self.k_proj = Projection(width, architecture.hidden, bias=bias)
+        self.v_proj = Projection(width, architecture.hidden, bias=bias)
         self.o_proj = Projection(architecture.hidden, architecture.hidden)
 
-    def forward(
-        self, x: Tensor, tables: tuple[Tensor, Tensor], layer: int, observe: Observe | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, span: Span, layer: int, observe: Observe | None) -> Tensor:
         """Attend: B T C -> B T C."""
         B, T, C = x.shape
         q = _seen(observe, layer, "q", self.q_proj(x))  # B T C
@@ -106,9 +111,11 @@ class Attention(nn.Module):
         q = q.view(B, T, -1, self.head_dim).transpose(1, 2)  # B H T D
         k = k.view(B, T, -1, self.head_dim).transpose(1, 2)  # B K T D
         v = v.view(B, T, -1, self.head_dim).transpose(1, 2)  # B K T D
-        q = _seen(observe, layer, "q_rope", rotate(q, *tables))
-        k = _seen(observe, layer, "k_rope", rotate(k, *tables))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.grouped)
+        q = _seen(observe, layer, "q_rope", self.kernels.rotate(q, *span.tables))
+        k = _seen(observe, layer, "k_rope", self.kernels.rotate(k, *span.tables))
+        if span.cache is not None:
+            k, v = span.cache.extend(layer, span.positions, k, v, whole=span.mask is not None)
+        y = self.kernels.attend(q, k, v, span.mask)  # B H T D
         y = _seen(observe, layer, "attn_out", y.transpose(1, 2).reshape(B, T, C))
         return _seen(observe, layer, "attn_proj", self.o_proj(y))
 
@@ -118,6 +125,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
+        self.kernels = Kernels()
         self.gate_proj = Projection(architecture.intermediate, architecture.hidden)
         self.up_proj = Projection(architecture.intermediate, architecture.hidden)
         self.down_proj = Projection(architecture.hidden, architecture.intermediate)
@@ -127,7 +135,7 @@ class FeedForward(nn.Module):
         gate = _seen(observe, layer, "ffn_gate", self.gate_proj(x))  # B T F
         up = _seen(observe, layer, "ffn_up", self.up_proj(x))  # B T F
         active = _seen(observe, layer, "ffn_silu", F.silu(gate))  # B T F
-        product = _seen(observe, layer, "ffn_swigl", active * up)  # B T F
+        product = _seen(observe, layer, "ffn_swigl", self.kernels.combine(active, up))  # B T F
         return _seen(observe, layer, "ffn_out", self.down_proj(product))
 
 
@@ -142,16 +150,23 @@ class Block(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(architecture.hidden, eps=eps)
         self.mlp = FeedForward(architecture)
 
-    def forward(
-        self, x: Tensor, tables: tuple[Tensor, Tensor], layer: int, observe: Observe | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, span: Span, layer: int, observe: Observe | None) -> Tensor:
         """Advance the residual stream: B T C -> B T C."""
         normed = _seen(observe, layer, "attn_norm", self.input_layernorm(x))
-        x = _seen(
-            observe, layer, "residual_mid", x + self.self_attn(normed, tables, layer, observe)
-        )
+        x = _seen(observe, layer, "residual_mid", x + self.self_attn(normed, span, layer, observe))
         normed = _seen(observe, layer, "ffn_norm", self.post_attention_layernorm(x))
         return _seen(observe, layer, "residual_out", x + self.mlp(normed, layer, observe))
+
+
+RunBlock = Callable[[nn.Module, Tensor, Span, int, Observe | None], Tensor]
+"""Runs one block of a decoder: block, x (B T C), span, layer, observer -> B T C."""
+
+
+def _run_block(
+    block: nn.Module, x: Tensor, span: Span, layer: int, observe: Observe | None
+) -> Tensor:
+    out: Tensor = block(x, span, layer, observe)
+    return out
 
 
 class Decoder(nn.Module):
@@ -163,15 +178,45 @@ class Decoder(nn.Module):
         self.embed_tokens = Embedding(architecture.vocab, architecture.hidden)
         self.layers = nn.ModuleList(Block(architecture) for _ in range(architecture.layers))
         self.norm = nn.RMSNorm(architecture.hidden, eps=float(architecture.norm_eps))
+        self.rope_theta = float(architecture.rope_theta)
+        self.run_block: RunBlock = _run_block
 
-    def forward(self, tokens: Tensor, observe: Observe | None) -> Tensor:
-        """Encode: B T -> B T C."""
-        shape = self.architecture
+    def forward(
+        self,
+        tokens: Tensor,
+        observe: Observe | None = None,
+        *,
+        positions: Tensor | None = None,
+        valid: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Encode: B T -> B T C; see `Transformer.forward`."""
         x: Tensor = self.embed_tokens(tokens)  # B T C
-        tables = rotary_tables(tokens.shape[1], shape.head_dim, float(shape.rope_theta), x)
+        span = self.span(x, positions, valid, cache)
         for layer, block in enumerate(self.layers):
-            x = block(x, tables, layer, observe)
+            x = self.run_block(block, x, span, layer, observe)
         return _seen(observe, -1, "final_norm", self.norm(x))
+
+    def span(
+        self,
+        x: Tensor,
+        positions: Tensor | None = None,
+        valid: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Span:
+        """Where the tokens embedded in `x` (B T C) lie."""
+        begins = positions is None
+        if positions is None:
+            positions = torch.arange(x.shape[1], device=x.device)
+        tables = rotary_at(positions, self.architecture.head_dim, self.rope_theta)
+        mask = None
+        if valid is not None:
+            order = torch.arange(x.shape[1], device=x.device)
+            mask = visible(order, order) & valid[:, None, None, :]
+            mask = mask | torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
+        elif cache is not None and not begins:
+            mask = visible(positions, torch.arange(cache.length, device=x.device))
+        return Span(positions, tables, mask, cache)
 
 
 class Transformer(nn.Module):
@@ -185,24 +230,41 @@ class Transformer(nn.Module):
         self.architecture = architecture
         self.model = Decoder(architecture)
         self.lm_head = Projection(architecture.vocab, architecture.hidden)
-        if architecture.tied:
+        self.tie()
+
+    def tie(self) -> None:
+        """Make the output projection the embedding's own storage, if the architecture says so."""
+        if self.architecture.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
 
-    def forward(self, tokens: Tensor, observe: Observe | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        observe: Observe | None = None,
+        *,
+        positions: Tensor | None = None,
+        valid: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
         """Logits of the next token.
 
         Args:
             tokens: B T, integers below the vocabulary's size.
-            observe: called at every slot (`BLOCK_SLOTS`, `FINAL_SLOTS`) with the live tensor.
+            observe: called at every slot (`slots.SLOTS`) with the live tensor.
+            positions: T or B T; from 0 if left out. With a cache, T of tokens that follow those
+                in it; left out, the cache is filled from its beginning.
+            valid: B T, False for padding, which no other token sees.
+            cache: keys and values of earlier passes; those of this one are added.
 
         Returns:
             B T V.
         """
-        return _seen(observe, -1, "logits", self.lm_head(self.model(tokens, observe)))
+        x = self.model(tokens, observe, positions=positions, valid=valid, cache=cache)
+        return _seen(observe, -1, "logits", self.lm_head(x))
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Draw every parameter: normal(0, 0.02), norms 1.
+        """Draw every parameter: normal(0, 0.02), norms 1, biases 0.
 
         Projections into the residual stream are scaled by 1 / sqrt(2 * layers), so that its
         variance does not grow with depth (GPT-2's report, section 2.3).
@@ -210,17 +272,32 @@ class Transformer(nn.Module):
         residual = _INIT_STD / math.sqrt(2 * self.architecture.layers)
         for name, parameter in self.named_parameters():
             if parameter.dim() == 1:
-                parameter.fill_(1.0)
+                parameter.fill_(0.0 if name.endswith(".bias") else 1.0)
             elif name.endswith(("o_proj.weight", "down_proj.weight")):
                 parameter.normal_(0.0, residual, generator=generator)
             else:
                 parameter.normal_(0.0, _INIT_STD, generator=generator)
 
 
-def initialised(architecture: Architecture, device: torch.device, seed: int) -> Transformer:
-    """A model on `device` with parameters drawn there from `seed`."""
-    with device:
+def empty(
+    architecture: Architecture, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Transformer:
+    """A model on `device` whose parameters have no values yet, never held in another type."""
+    with torch.device("meta"):
         model = Transformer(architecture)
+    model.to(dtype).to_empty(device=device)
+    model.tie()
+    return model
+
+
+def initialised(
+    architecture: Architecture,
+    device: torch.device,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+) -> Transformer:
+    """A model on `device` with parameters drawn there from `seed`."""
+    model = empty(architecture, device, dtype)
     model.initialise(torch.Generator(device).manual_seed(seed))
     return model
 

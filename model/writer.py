@@ -39,7 +39,7 @@ class TelemetryWriter:
         """Say the metrics of one validation."""
         self._write({"kind": "epoch", **values})
 
-    def slot(self, *, layer: int, slot: str, **values: float | None) -> None:
+    def slot(self, *, layer: int, slot: str, **values: float | str | None) -> None:
         """Say the statistics of one slot of one layer; layer -1 lies outside the blocks."""
         self._write({"kind": "slot", "layer": layer, "slot": slot, **values})
 

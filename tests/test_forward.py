@@ -11,14 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders import evidence
 from torch import Tensor
 from torch.nn.functional import log_softmax, scaled_dot_product_attention
 
+from pytest_gates.checks.base import Verdict
+from pytest_gates.checks.fact import Fact
 from pytest_gates.model import forward
-from pytest_gates.model.config import ForwardRun, Request
-from pytest_gates.model.forward import STATISTICS, ForwardPath, slot_statistics
+from pytest_gates.model.attention import rotate
+from pytest_gates.model.config import PRESETS, ForwardRun, Request
+from pytest_gates.model.forward import ForwardPath
 from pytest_gates.model.seams import Seams
-from pytest_gates.model.transformer import Attention, Transformer, initialised, rotate
+from pytest_gates.model.slot_statistics import STATISTICS, fingerprints, slot_statistics
+from pytest_gates.model.transformer import Attention, Span, Transformer, initialised
 from pytest_gates.model.writer import TelemetryWriter
 
 TINY = {
@@ -69,6 +74,7 @@ def _expected(activations: Tensor) -> dict[str, float]:
         "std": x.std(),
         "rms": np.sqrt((x * x).mean()),
         "abs_max": np.abs(x).max(),
+        "kurtosis": ((x - x.mean()) ** 4).mean() / x.var() ** 2,
         "zeros_pct": 100 * np.count_nonzero(x == 0) / x.size,
         "non_finite": float(np.count_nonzero(~np.isfinite(x))),
     }
@@ -107,26 +113,45 @@ def test_slot_statistics_are_those_of_the_activations(tmp_path: Path) -> None:
         assert figures == pytest.approx(_expected(taken), rel=1e-5, abs=1e-9), place
 
 
+def _figures(*rows: Tensor) -> list[dict[str, float]]:
+    found = slot_statistics(torch.stack(rows)).tolist()
+    return [dict(zip(STATISTICS, row, strict=True)) for row in found]
+
+
 def test_statistics_of_a_mean_far_from_zero_and_of_zeros() -> None:
     x = torch.cat((torch.zeros(25), 1e4 + torch.randn(75, generator=torch.manual_seed(0))))
-    figures = dict(zip(STATISTICS, slot_statistics(x).tolist(), strict=True))
-    assert figures == pytest.approx(_expected(x), rel=1e-6)
-    assert figures["zeros_pct"] == 25
-    constant = dict(zip(STATISTICS, slot_statistics(torch.full((9,), 1e4)).tolist(), strict=True))
-    assert constant["std"] == pytest.approx(0, abs=1e-9)
+    y = torch.randn(100, generator=torch.manual_seed(1))
+    found = _figures(x, y, torch.full((100,), 1e4))
+    assert found[0] == pytest.approx(_expected(x), rel=1e-6)
+    assert found[1] == pytest.approx(_expected(y), rel=1e-5)
+    assert found[0]["zeros_pct"] == 25
+    assert found[2]["std"] == pytest.approx(0, abs=1e-9)
 
 
 def test_statistics_survive_large_and_non_finite_activations() -> None:
-    large = dict(
-        zip(STATISTICS, slot_statistics(torch.tensor([3e30, -3e30])).tolist(), strict=True)
-    )
+    (large,) = _figures(torch.tensor([3e30, -3e30]))
     assert large["rms"] == pytest.approx(3e30)
     assert large["std"] == pytest.approx(3e30)
-    broken = torch.tensor([math.nan, math.inf, -math.inf, 1.0], dtype=torch.bfloat16)
-    figures = dict(zip(STATISTICS, slot_statistics(broken).tolist(), strict=True))
-    assert figures["non_finite"] == 3
-    assert math.isnan(figures["mean"])
-    assert math.isnan(figures["abs_max"])
+    assert large["kurtosis"] == pytest.approx(1)
+    fine, broken = _figures(
+        torch.tensor([4.0, 2.0, 3.0, 1.0], dtype=torch.bfloat16),
+        torch.tensor([math.nan, math.inf, -math.inf, 1.0], dtype=torch.bfloat16),
+    )
+    assert (fine["non_finite"], fine["abs_max"]) == (0, 4)
+    assert broken["non_finite"] == 3
+    assert math.isnan(broken["mean"])
+    assert math.isnan(broken["abs_max"])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_one_bit_and_one_swap_change_the_fingerprint(dtype: torch.dtype) -> None:
+    x = torch.randn(4096, generator=torch.manual_seed(0)).to(dtype)
+    swapped, negated = x.clone(), x.clone()
+    swapped[[7, 2900]] = x[[2900, 7]]
+    negated[4095] *= -1
+    marks = fingerprints(torch.stack((x, swapped, negated, x))).tolist()
+    assert marks[0] == marks[3]
+    assert len(set(marks)) == 3
 
 
 def test_the_facts_of_a_pass(tmp_path: Path) -> None:
@@ -180,13 +205,13 @@ def test_the_path_is_causal_bit_for_bit(tmp_path: Path) -> None:
 class Uncausal(Attention):
     """Attention without its mask: every position sees those after it."""
 
-    def forward(self, x: Tensor, tables: tuple[Tensor, Tensor], layer: int, observe: Any) -> Tensor:
+    def forward(self, x: Tensor, span: Span, layer: int, observe: Any) -> Tensor:
         q, k, v = (
             projection(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         y = scaled_dot_product_attention(
-            rotate(q, *tables), rotate(k, *tables), v, enable_gqa=self.grouped
+            rotate(q, *span.tables), rotate(k, *span.tables), v, enable_gqa=True
         )
         return self.o_proj(y.transpose(1, 2).flatten(2))
 
@@ -208,3 +233,22 @@ def test_a_leak_in_one_layer_is_found_and_shrunk(tmp_path: Path, layer: int) -> 
     assert counterexample["changed_positions"] == [0]
     assert counterexample["largest_difference"] > 0
     assert found["examples"] >= 1
+
+
+def test_a_contract_that_asks_for_the_impossible_is_told_both_counts(tmp_path: Path) -> None:
+    """The field's contradiction: tied embeddings and 366M to 374M parameters."""
+    facts = _facts(_forward(tmp_path / "out", model=TINY | {"tied": True}))
+    shape = _declared(model=TINY | {"tied": True}).architecture
+    assert shape is not None
+    assert facts["parameters"] == facts["parameters_if_tied"] == shape.parameters
+    big = PRESETS["llama-370m"].model_copy(update={"tied": True})
+    told = {
+        "parameters": big.parameters,
+        "parameters_if_tied": big.parameters,
+        "parameters_if_untied": PRESETS["llama-370m"].parameters,
+    }
+    asked = {"kind": "fact", "fact": "parameters", "at_least": 366_000_000, "at_most": 374_000_000}
+    outcome = Fact.model_validate(asked).evaluate(evidence(facts=told))
+    assert outcome.verdict is Verdict.FAIL
+    assert "parameters is 322,045,952" in outcome.summary
+    assert "tied 322,045,952, untied 373,509,120" in outcome.summary

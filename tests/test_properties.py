@@ -19,6 +19,7 @@ from pytest_gates.model.config import (
 )
 from pytest_gates.model.device import DeviceRequest, parse_device
 from pytest_gates.model.properties.of_models import OF_A_MODEL, causality
+from pytest_gates.model.properties.of_paths import OF_A_PATH
 from pytest_gates.model.properties.of_rules import OF_THE_RULES, device_grammar
 from pytest_gates.model.properties.search import Search, search
 
@@ -194,7 +195,7 @@ def test_nan_shows_nothing_and_equal_infinities_are_unchanged() -> None:
 
 
 def test_every_declared_property_is_registered() -> None:
-    assert set(OF_A_MODEL) == _names(ModelProperty)
+    assert set(OF_A_MODEL) | set(OF_A_PATH) == _names(ModelProperty)
     assert set(OF_THE_RULES) == _names(RuleProperty)
 
 

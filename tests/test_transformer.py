@@ -12,13 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from pytest_gates.model.config import PRESETS, Architecture
-from pytest_gates.model.transformer import (
-    BLOCK_SLOTS,
-    FINAL_SLOTS,
-    Transformer,
-    attention_backend,
-    initialised,
-)
+from pytest_gates.model.slots import BLOCK_SLOTS, FINAL_SLOTS
+from pytest_gates.model.transformer import Transformer, attention_backend, initialised
 
 CPU = torch.device("cpu")
 SMALL = Architecture(

@@ -64,6 +64,15 @@ from pytest_gates.model.faults.numbers import (
     ScriptedLoss,
     ValidationOnTraining,
 )
+from pytest_gates.model.faults.path import (
+    DetachedGate,
+    FewerTokens,
+    KvHeadMissing,
+    OutlierChannel,
+    SwappedGateUp,
+    SwigluSlice,
+    UnmaskedAttention,
+)
 from pytest_gates.model.faults.rules import SloppyDeviceGrammar, WrongEnvironment
 from pytest_gates.model.faults.speed import (
     FusedAttentionOff,
@@ -90,6 +99,10 @@ FAMILIES: dict[str, tuple[type[BaseFault], ...]] = {
     "forward path": (
         CausalLeak, WrongRopeBase, NonlinearRope, FeedForwardShift, BatchLeak, UntiedWeights,
         NanActivation, ExplodingActivation,
+    ),
+    "one slot of the path": (
+        SwigluSlice, SwappedGateUp, UnmaskedAttention, KvHeadMissing, OutlierChannel,
+        DetachedGate, FewerTokens,
     ),
     "rules and reports": (WrongEnvironment, SloppyDeviceGrammar),
     "planted evidence": (
@@ -145,6 +158,13 @@ Fault = Annotated[
     | UntiedWeights
     | NanActivation
     | ExplodingActivation
+    | SwigluSlice
+    | SwappedGateUp
+    | UnmaskedAttention
+    | KvHeadMissing
+    | OutlierChannel
+    | DetachedGate
+    | FewerTokens
     | WrongEnvironment
     | SloppyDeviceGrammar
     | EditedEvidence

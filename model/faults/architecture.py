@@ -43,7 +43,8 @@ class WrongRopeBase(_OfTheModel):
         """Fits where the declared base is another one."""
         why = super().misfit(run)
         if why is None and not isinstance(run, ProbeRun):
-            same = float(run.architecture.rope_theta) == float(self.theta)
+            shape = run.architecture
+            same = shape is not None and float(shape.rope_theta) == float(self.theta)
             return f"the run declares rope_theta {self.theta} itself" if same else None
         return why
 
@@ -102,7 +103,11 @@ class UntiedWeights(BaseFault):
     def misfit(self, run: Injectable) -> str | None:
         """Fits a run with a tied model."""
         why = modelless(run)
-        if why is None and not isinstance(run, ProbeRun) and not run.architecture.tied:
+        if (
+            why is None
+            and not isinstance(run, ProbeRun)
+            and not (run.architecture and run.architecture.tied)
+        ):
             return "the run's model is not tied"
         return why
 
@@ -116,9 +121,9 @@ class _OfTheTrace(BaseFault):
         """Fits a forward run that has the layer."""
         if not isinstance(run, ForwardRun):
             return f"driver {run.driver} traces no slots"
-        layers = run.architecture.layers
-        if self.layer >= layers:
-            return f"layer {self.layer} lies beyond the model's {layers}"
+        shape = run.architecture
+        if shape is not None and self.layer >= shape.layers:
+            return f"layer {self.layer} lies beyond the model's {shape.layers}"
         return modelless(run)
 
 

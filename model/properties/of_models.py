@@ -12,6 +12,7 @@ import torch
 from hypothesis import strategies
 from torch import Tensor
 
+from pytest_gates.model.attention import rotate
 from pytest_gates.model.config import Architecture
 from pytest_gates.model.properties.search import Counterexample, Search
 from pytest_gates.model.reference import reference_logits
@@ -23,7 +24,6 @@ from pytest_gates.model.searches import (
     UniformLoss,
 )
 from pytest_gates.model.telemetry import encode_number
-from pytest_gates.model.transformer import rotate
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn, SearchStrategy

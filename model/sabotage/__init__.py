@@ -11,6 +11,7 @@ from pytest_gates.model.sabotage import (
     guards,
     learning,
     numbers,
+    path,
     rules,
     speed,
 )
@@ -23,6 +24,7 @@ EFFECTS = {
     **numbers.EFFECTS,
     **guards.EFFECTS,
     **architecture.EFFECTS,
+    **path.EFFECTS,
     **rules.EFFECTS,
 }
 """What each fault does, by its class: fault -> seams."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pytest_gates.model.attention import rotary_tables
 from pytest_gates.model.faults.architecture import (
     BatchLeak,
     CausalLeak,
@@ -21,7 +23,7 @@ from pytest_gates.model.faults.architecture import (
     WrongRopeBase,
 )
 from pytest_gates.model.seams import Seams
-from pytest_gates.model.transformer import Transformer, rotary_tables
+from pytest_gates.model.transformer import Decoder, Transformer
 
 
 def _leaking(fault: CausalLeak) -> Seams:
@@ -64,8 +66,8 @@ def _with_tables(
     """Seams whose model rotates by other tables, given the cosines (T D) of the right ones."""
 
     def rotate_otherwise(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        x, (cos, _), *rest = inputs
-        return (x, made(cos), *rest)
+        x, span, *rest = inputs
+        return (x, replace(span, tables=made(span.tables[0])), *rest)
 
     def edit(model: nn.Module) -> None:
         for block in model.get_submodule("model.layers").children():
@@ -76,9 +78,15 @@ def _with_tables(
 
 def _rebased(fault: WrongRopeBase) -> Seams:
     theta = float(fault.theta)
-    return _with_tables(
-        lambda cos: rotary_tables(cos.shape[0], cos.shape[1], theta, cos),
-        lambda length, head_dim, _theta, like: rotary_tables(length, head_dim, theta, like),
+
+    def edit(model: nn.Module) -> None:
+        decoder = model.get_submodule("model")
+        assert isinstance(decoder, Decoder)
+        decoder.rope_theta = theta
+
+    return Seams(
+        edit_model=edit,
+        rotary=lambda length, head_dim, _theta, like: rotary_tables(length, head_dim, theta, like),
     )
 
 

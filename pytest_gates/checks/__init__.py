@@ -22,6 +22,8 @@ from pytest_gates.checks.ratio_of_runs import RatioOfRuns
 from pytest_gates.checks.residency import Residency
 from pytest_gates.checks.schedule import Schedule
 from pytest_gates.checks.status import EventCheck, ExitStatus
+from pytest_gates.checks.trace_parity import SameInput, TraceParity
+from pytest_gates.checks.trace_spike import TraceSpike
 
 AnyCheck = Annotated[
     Budget
@@ -36,6 +38,9 @@ AnyCheck = Annotated[
     | Fact
     | EqualRuns
     | Property
+    | TraceSpike
+    | TraceParity
+    | SameInput
     | Anatomy
     | Artifacts
     | LayerStatistics
@@ -60,6 +65,9 @@ CHECKS: tuple[type[Check], ...] = (
     Fact,
     EqualRuns,
     Property,
+    TraceSpike,
+    TraceParity,
+    SameInput,
     Anatomy,
     Artifacts,
     LayerStatistics,

@@ -19,7 +19,7 @@ from pytest_gates.checks.base import (
     Verdict,
     Window,
 )
-from pytest_gates.checks.declared import shape_of, window_misfits
+from pytest_gates.checks.declared import shape_of, traces, window_misfits
 from pytest_gates.checks.figures import headroom, several, short
 from pytest_gates.checks.strictness import Change, Compare, less, more, more_of, unproven, wider
 from pytest_gates.checks.window import ended, resolved_device, samples, unfinished
@@ -42,7 +42,7 @@ def scope_misfits(run: Run, metrics: Collection[str], steps: Window | None) -> I
         yield (), f"driver {run.driver} has no epochs"
     if "parameter" in scopes and not (isinstance(run, PretrainRun) and run.statistics):
         yield (), "the run tells no parameter's statistics; give it `statistics: [step, ...]`"
-    if "slot" in scopes and not isinstance(run, ForwardRun):
+    if "slot" in scopes and not traces(run):
         yield (), f"driver {run.driver} traces no slots"
 
 

@@ -51,7 +51,8 @@ def shape_of(run: Run) -> Shape:
     if isinstance(run, PretrainRun):
         return Shape(run.device, run.architecture, run.seq_len, run.batch_size, run.steps)
     if isinstance(run, ForwardRun):
-        return Shape(run.device, run.architecture)
+        repeat = run.decode.repeat if run.decode is not None else None
+        return Shape(run.device, run.architecture, steps=repeat)
     if isinstance(run, RecordedRun):
         said = run.declares
         model = PRESETS[said.model] if isinstance(said.model, str) else said.model
@@ -59,12 +60,25 @@ def shape_of(run: Run) -> Shape:
     return Shape()
 
 
+def traces(run: Run) -> bool:
+    """Whether the run may tell of the slots of a forward pass."""
+    if isinstance(run, RecordedRun):
+        return any(file.format in {"trace-csv", "jsonl"} for file in run.files)
+    return isinstance(run, ForwardRun)
+
+
 def window_misfits(run: Run, steps: Window | None, key: str = "steps") -> Iterator[Refusal]:
     """Why a window over steps does not fit the run."""
+    if isinstance(run, ForwardRun) and run.decode is not None:
+        yield from _too_long(steps, run.decode.repeat, key)
+        return
     if not isinstance(run, PretrainRun | RecordedRun):
         yield (), f"driver {run.driver} has no steps"
         return
-    declared = shape_of(run).steps
+    yield from _too_long(steps, shape_of(run).steps, key)
+
+
+def _too_long(steps: Window | None, declared: int | None, key: str) -> Iterator[Refusal]:
     if steps is not None and declared is not None and steps[1] >= declared:
         text = f"window {list(steps)} is longer than the run"
         yield (key, 1), f"{text}: its {declared} steps are 0 to {declared - 1}"

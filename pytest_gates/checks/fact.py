@@ -78,10 +78,11 @@ class Fact(RunCheck):
         value = facts[self.fact]
         holds = self._holds(value)
         verb = "" if holds else "not "
+        also = "" if holds else _alternatives(self.fact, facts)
         return replace(
             plain,
             verdict=Verdict.PASS if holds else Verdict.FAIL,
-            summary=f"{self.fact} is {_word(value)}, {verb}{limit}{ended(evidence)}",
+            summary=f"{self.fact} is {_word(value)}, {verb}{limit}{also}{ended(evidence)}",
             figure=_word(value),
             value=float(value) if _is_number(value) else None,
         )
@@ -103,6 +104,16 @@ class Fact(RunCheck):
             return f"one of {_listed(self.one_of)}"
         ends = (("at least", self.at_least), ("at most", self.at_most))
         return " and ".join(f"{word} {_word(end)}" for word, end in ends if end is not None)
+
+
+def _alternatives(fact: str, facts: Mapping[str, Any]) -> str:
+    """What the fact would be otherwise, where the run says so: `parameters_if_tied`."""
+    told = [
+        f"{name.removeprefix(fact + '_if_')} {_word(value)}"
+        for name, value in sorted(facts.items())
+        if name.startswith(f"{fact}_if_")
+    ]
+    return f"; it would be {', '.join(told)}" if told else ""
 
 
 def _is_number(value: object) -> bool:

@@ -16,10 +16,24 @@ from pytest_gates.commands import (
     report,
     schema,
     sync,
+    trace,
     validate,
 )
 
 Command = Callable[[argparse.Namespace], int]
 """Carries a command out; returns 0 if all is well and 1 if something was found."""
 
-COMMANDS = (new, validate, mutate, audit, history, diff, sync, report, env, schema, completion)
+COMMANDS = (
+    new,
+    validate,
+    trace,
+    mutate,
+    audit,
+    history,
+    diff,
+    sync,
+    report,
+    env,
+    schema,
+    completion,
+)

@@ -220,8 +220,9 @@ def exceeded(run: Run, caps: Caps) -> Iterator[tuple[Path, str]]:
             tokens = run.tokens_per_step
             text = _over("tokens a step", tokens, caps.step_tokens, "gates_max_step_tokens")
             yield ("batch_size",), text
-    if isinstance(run, PretrainRun | ForwardRun):
-        size = run.architecture.parameters
+    architecture = run.architecture if isinstance(run, PretrainRun | ForwardRun) else None
+    if architecture is not None:
+        size = architecture.parameters
         if size > caps.parameters:
             yield ("model",), _over("parameters", size, caps.parameters, "gates_max_parameters")
 
@@ -233,6 +234,12 @@ def outside(run: Run) -> Iterator[tuple[Path, str]]:
         named = [(("files", index, "path"), file.path) for index, file in enumerate(run.files)]
     if isinstance(run, PretrainRun):
         named = [(("data", "shards", index), name) for index, name in enumerate(run.data.shards)]
+    if isinstance(run, ForwardRun):
+        paths: dict[Path, str | None] = {("weights",): run.weights, ("tokenizer",): run.tokenizer}
+        if run.against is not None:
+            paths["against", "weights"] = run.against.weights
+            paths["against", "tokenizer"] = run.against.tokenizer
+        named = [(path, name) for path, name in paths.items() if name is not None]
     for path, name in named:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
             yield path, f"`{name}` lies outside the project; a path is relative to its root"

@@ -20,12 +20,14 @@ from pytest_gates.readers.contents import Contents
 from pytest_gates.readers.json_report import read_json_report
 from pytest_gates.readers.jsonl import read_jsonl
 from pytest_gates.readers.nvidia_smi import read_nvidia_smi
+from pytest_gates.readers.trace_csv import read_trace_csv
 from pytest_gates.readers.witness_csv import write_witness
 
 READERS: dict[str, Callable[[bytes, str], Contents]] = {
     "jsonl": read_jsonl,
     "json": read_json_report,
     "nvidia-smi-csv": read_nvidia_smi,
+    "trace-csv": read_trace_csv,
 }
 """The reader of each format."""
 

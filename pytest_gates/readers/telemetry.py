@@ -121,6 +121,7 @@ SlotLine = _measured(
     "Statistics of one place in the forward pass.",
     layer=(Annotated[int, Field(strict=True, ge=-1)], Field(description=_description("layer"))),
     slot=(StrictStr, Field(description="name of the place within its block")),
+    hash=(StrictStr | None, Field(default=None, description="fingerprint of the slot's bits")),
 )
 ParameterLine = _measured(
     "parameter",

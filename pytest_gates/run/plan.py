@@ -109,11 +109,10 @@ def describe(run: Run) -> str:
         return f"recorded {', '.join(file.path for file in run.files)}"
     if isinstance(run, ProbeRun):
         return "probe" + _hidden(run)
-    model = (
-        run.model if isinstance(run.model, str) else f"{run.architecture.parameters:,} parameters"
-    )
+    model = _model(run)
     if isinstance(run, ForwardRun):
-        return f"forward {model} on {run.device}{_hidden(run)}"
+        beside = "" if run.against is None else f" against {run.against.weights or 'float64'}"
+        return f"forward {model} on {run.device}{_hidden(run)}{beside}"
     assert isinstance(run, PretrainRun)
     resumed = ", resumed" if run.resume is not None else ""
     shape = f"{run.steps} steps of {run.batch_size} x {run.seq_len}"
@@ -127,6 +126,15 @@ def _stimulus(run: PretrainRun) -> str:
     if isinstance(told, ValidationLoss):
         return f", {told.kind} at epoch {told.epoch}"
     return f", {told.kind} at step {told.step}"
+
+
+def _model(run: PretrainRun | ForwardRun) -> str:
+    if isinstance(run.model, str):
+        return run.model
+    if run.architecture is None:
+        assert isinstance(run, ForwardRun)
+        return str(run.weights)
+    return f"{run.architecture.parameters:,} parameters"
 
 
 def _hidden(run: PretrainRun | ForwardRun | ProbeRun) -> str:

@@ -1,0 +1,53 @@
+"""Blocks under torch.compile, their slots included: one graph for all layers of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pytest_gates.model.slots import BLOCK_SLOTS
+from pytest_gates.model.transformer import Observe, Span
+
+
+def _seen(block: nn.Module, x: Tensor, span: Span, instead: Sequence[Tensor]) -> list[Tensor]:
+    """Every slot of a block as computed; each of `instead` takes its slot's place."""
+    seen: list[Tensor] = []
+
+    def keep(_layer: int, _slot: str, value: Tensor) -> Tensor | None:
+        seen.append(value)
+        return instead[len(seen) - 1].to(value.dtype) if instead else None
+
+    out = block(x, span, 0, keep)
+    return [*seen, out]
+
+
+def _plain(block: nn.Module, x: Tensor, span: Span) -> Tensor:
+    out: Tensor = block(x, span, 0, None)
+    return out
+
+
+class CompiledBlocks:
+    """What a decoder runs its blocks with; an observer is shown what the graph computed."""
+
+    def __init__(self) -> None:
+        self._seen = torch.compile(_seen, fullgraph=True)
+        self._plain = torch.compile(_plain, fullgraph=True)
+
+    def __call__(
+        self, block: nn.Module, x: Tensor, span: Span, layer: int, observe: Observe | None
+    ) -> Tensor:
+        """Advance the residual stream by one block: B T C -> B T C."""
+        if observe is None:
+            return self._plain(block, x, span)
+        *seen, out = self._seen(block, x, span, self._instead(layer, observe))
+        for slot, value in zip(BLOCK_SLOTS, seen, strict=True):
+            observe(layer, slot, value)
+        return out
+
+    @staticmethod
+    def _instead(layer: int, observe: Observe) -> list[Tensor]:
+        """What the observer will put in each slot's place, asked for before the graph runs."""
+        instead = getattr(observe, "instead", None)
+        return [] if instead is None else instead(layer)

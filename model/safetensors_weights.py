@@ -1,0 +1,144 @@
+"""Checkpoints in the layout of Hugging Face: `config.json` beside safetensors files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from pytest_gates.model.architecture import Architecture
+from pytest_gates.model.weights import Weights, refused
+
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_SIZES = {
+    "hidden": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "intermediate": "intermediate_size",
+    "vocab": "vocab_size",
+}
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+
+
+def open_safetensors(path: Path, place: str) -> Weights:
+    """Open a folder, or one file with its `config.json` beside it.
+
+    Raises:
+        RunRefusedError: CONFIG_REFUSED.
+    """
+    folder = path if path.is_dir() else path.parent
+    architecture = architecture_of(_json(folder / "config.json", place), place)
+    files = _files(path, place)
+    shapes: dict[str, tuple[int, ...]] = {}
+    types: set[str] = set()
+    opened: dict[str, Any] = {}
+    for file in files:
+        handle = _open(file)
+        for name in handle.keys():  # noqa: SIM118 - no mapping
+            piece = handle.get_slice(name)
+            shapes[name], opened[name] = tuple(piece.get_shape()), handle
+            types.add(piece.get_dtype())
+    if types - _FLOATS:
+        raise refused(
+            f"{place}: unsupported quantisation {', '.join(sorted(types - _FLOATS))}; "
+            f"supported are {', '.join(sorted(_FLOATS))}"
+        )
+
+    def read(name: str) -> Tensor:
+        tensor: Tensor = opened[name].get_tensor(name)
+        return tensor
+
+    beside = folder / "tokenizer.json"
+    return Weights(
+        place, architecture, shapes, read, frozenset(types), beside if beside.exists() else None
+    )
+
+
+def architecture_of(config: Mapping[str, Any], place: str) -> Architecture:
+    """The architecture that a `config.json` describes.
+
+    Raises:
+        RunRefusedError: CONFIG_REFUSED, it is none that the forward path can carry out.
+    """
+    kind = config.get("model_type")
+    if kind not in {"llama", "qwen2"}:
+        raise refused(f"{place}: unknown architecture {kind!r}; known are llama, qwen2")
+    _refuse_variants(config, place)
+    missing = [key for key in _SIZES.values() if config.get(key) is None]
+    if missing:
+        raise refused(f"{place}: config.json has no {', '.join(missing)}")
+    rope = config.get("rope_parameters") or {}
+    try:
+        architecture = Architecture(
+            **{name: config[key] for name, key in _SIZES.items()},
+            kv_heads=config.get("num_key_value_heads") or config["num_attention_heads"],
+            rope_theta=config.get("rope_theta") or rope.get("rope_theta") or 10_000.0,
+            norm_eps=config.get("rms_norm_eps", 1e-6),
+            tied=config.get("tie_word_embeddings", False),
+            attention_bias=kind == "qwen2",
+            context=config.get("max_position_embeddings"),
+        )
+    except ValidationError as error:
+        found = error.errors()[0]
+        raise refused(f"{place}: config.json: {found['msg']}") from None
+    head_dim = config.get("head_dim") or architecture.head_dim
+    if head_dim != architecture.head_dim:
+        raise refused(
+            f"{place}: heads of {head_dim}, hidden / heads is {architecture.head_dim}; "
+            "only that is supported"
+        )
+    return architecture
+
+
+def _refuse_variants(config: Mapping[str, Any], place: str) -> None:
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    scaling = rope.get("rope_type") or rope.get("type") or "default"
+    variants = {
+        f"rope scaling {scaling!r}": scaling != "default",
+        f"activation {config.get('hidden_act')!r}": config.get("hidden_act", "silu") != "silu",
+        "a bias in the feed-forward layer": bool(config.get("mlp_bias")),
+        "a bias in the attention of a Llama": bool(config.get("attention_bias")),
+        "a sliding window": bool(config.get("use_sliding_window")),
+    }
+    for what, there in variants.items():
+        if there:
+            raise refused(f"{place}: {what} is not supported")
+
+
+def _files(path: Path, place: str) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if (path / _INDEX).exists():
+        index = _json(path / _INDEX, place)
+        names = sorted({str(name) for name in index.get("weight_map", {}).values()})
+        for name in names:
+            if Path(name).name != name or not (path / name).is_file():
+                raise refused(f"{place}: {_INDEX} names {name}, which is not there")
+        return [path / name for name in names]
+    if not (path / _SINGLE).is_file():
+        raise refused(f"{place}: has neither {_SINGLE} nor {_INDEX}")
+    return [path / _SINGLE]
+
+
+def _open(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="pt", device="cpu")
+    except SafetensorError as error:
+        raise refused(f"{file.name}: truncated, or no safetensors file: {error}") from None
+
+
+def _json(path: Path, place: str) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise refused(f"{place}: has no {path.name}") from None
+    except (ValueError, RecursionError) as error:
+        raise refused(f"{place}: {path.name} is no JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise refused(f"{place}: {path.name} is no JSON object")
+    return content
