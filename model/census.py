@@ -14,7 +14,9 @@ Residency = dict[str, dict[str, int]]
 """Bytes by device, for `parameters`, `gradients` and `optimizer`."""
 
 
-def residency(model: nn.Module, optimizer: torch.optim.Optimizer) -> Residency:
+def residency(
+    model: nn.Module, optimizer: torch.optim.Optimizer, gradients: Iterable[Tensor]
+) -> Residency:
     """Where parameters, gradients and optimizer state lie (layer L1); asks no device to wait.
 
     AdamW's step counters are state too: they are counted like the moments.
@@ -22,7 +24,7 @@ def residency(model: nn.Module, optimizer: torch.optim.Optimizer) -> Residency:
     parameters = list(model.parameters())
     return {
         "parameters": _bytes_by_device(parameters),
-        "gradients": _bytes_by_device(p.grad for p in parameters if p.grad is not None),
+        "gradients": _bytes_by_device(gradients),
         "optimizer": _bytes_by_device(
             value
             for state in optimizer.state.values()

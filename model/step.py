@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend
 
 from pytest_gates.model.built import compute_dtype
 from pytest_gates.model.census import checksum
@@ -36,7 +38,30 @@ class Report:
     """Checksum of the parameters after the update; None unless the run is deterministic."""
 
 
-def _unmarked(part: str) -> None:
+class OptimizerStep(Protocol):
+    """One optimizer step over static inputs: write `tokens`, `lr` and `poison`, call, `read`."""
+
+    tokens: Tensor
+    """B (T + 1) tokens."""
+    lr: Tensor
+    poison: Tensor | None
+    """Factor on the loss, for a run that declares the stimulus."""
+    optimizer: torch.optim.Optimizer
+    mark: Mark
+    attention: SDPBackend | None
+    """The attention backend that the step insists on."""
+
+    def __call__(self) -> Tensor:
+        """Launch; the result is a report on the device."""
+
+    def loss(self, tokens: Tensor) -> Tensor:
+        """Mean cross-entropy of B (T + 1) tokens in nats."""
+
+    def gradient_tensors(self) -> list[Tensor]:
+        """Every gradient there is, for the census."""
+
+
+def unmarked(part: str) -> None:
     """Nobody takes the step apart."""
 
 
@@ -47,24 +72,30 @@ class Step:
     tensor of five on the device, to be read with `read`.
     """
 
+    attention: SDPBackend | None = None
+
     def __init__(self, run: PretrainRun, model: Transformer, device: torch.device) -> None:
         self.tokens = torch.zeros(run.batch_size, run.seq_len + 1, dtype=torch.int64, device=device)
         self.lr = torch.zeros((), device=device)
         # Only a run that declares the stimulus has a factor on its loss, and so on its gradients.
         poisoned = isinstance(run.stimulus, NonFinite)
-        self.poison = torch.ones((), device=device) if poisoned else None
-        self.optimizer = build_optimizer(model, run.optimizer, self.lr)
+        self.poison: Tensor | None = torch.ones((), device=device) if poisoned else None
+        self.optimizer: torch.optim.Optimizer = build_optimizer(model, run.optimizer, self.lr)
         self.unstable = torch.zeros((), device=device)
         """1 from the first step on whose loss or gradient norm was not finite."""
         # The fused kernels read this flag on the device, as they do for a gradient scaler: where it
         # is 1 they leave parameters, moments and step counters as they are.
         self.optimizer.found_inf = self.unstable  # type: ignore[attr-defined]
-        self.mark: Mark = _unmarked
+        self.mark: Mark = unmarked
         self._model = model
         self._sizes = list(run.micro_sizes)
         self._clip = float(run.optimizer.clip)
         self._dtype = compute_dtype(run.dtype, device)
         self._hashed = run.deterministic
+
+    def gradient_tensors(self) -> list[Tensor]:
+        """Every gradient there is, for the census."""
+        return [p.grad for p in self._model.parameters() if p.grad is not None]
 
     def loss(self, tokens: Tensor) -> Tensor:
         """Mean cross-entropy of B (T + 1) tokens in nats."""

@@ -42,12 +42,12 @@ from pytest_gates.model.resolved import configuration
 from pytest_gates.model.schedule import learning_rate
 from pytest_gates.model.seams import Seams
 from pytest_gates.model.statistics import Statistics
-from pytest_gates.model.step import Step, read
+from pytest_gates.model.step import read
+from pytest_gates.model.step_choice import step_for
 from pytest_gates.model.telemetry import RunRefusedError
 from pytest_gates.model.training import DataEnd
 from pytest_gates.model.transformer import attention_backend
 from pytest_gates.model.writer import TelemetryWriter
-
 
 _METADATA_NAMES = {"epoch_loss": "train_loss", "epoch_s": "wall_seconds"}
 """What the field calls an epoch's figures in a checkpoint's metadata."""
@@ -123,7 +123,7 @@ class Training:
         self._model = built(run, device, writer)
         writer.fact("tokens_per_step", run.tokens_per_step)
         writer.fact("step_flops", run.step_flops)
-        self._step = Step(run, self._model, device)
+        self._step = step_for(run, self._model, device, writer)
         writer.event("optimizer_built", optimizer="AdamW", fused=True)
         self._clock: Clock[Any] = clock_for(device)
         self._anatomy = Anatomy(run, self._clock, device)
@@ -172,7 +172,7 @@ class Training:
 
     def carry_out(self) -> None:
         """Train, validate, and say what became of the state, also where a guard ends the run."""
-        backend = attention_backend(
+        backend = self._step.attention or attention_backend(
             self._run.architecture, self._device, compute_dtype(self._run.dtype, self._device)
         )
         self._writer.fact("attention_backend", backend.name)
@@ -360,7 +360,7 @@ class Training:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _say_first_step(self) -> None:
-        say_residency(self._writer, self._model, self._step.optimizer, "before")
+        say_residency(self._writer, self._model, self._step, "before")
         if self._run.deterministic:
             self._read_behind()
             self._writer.fact("param_sha256_first", parameter_sha256(self._model))
@@ -372,7 +372,7 @@ class Training:
             self._say_saved(self._checkpointer.wait())
             self._writer.fact("checkpoint_blocked_ms", self._checkpointer.blocked_s * 1000)
             self._writer.fact("checkpoint_last_ms", (time.perf_counter() - begun) * 1000)
-        say_state(self._writer, self._model, self._step.optimizer)
+        say_state(self._writer, self._model, self._step)
         self._writer.fact("data_sha256", self._batches.sha256)
         self._writer.fact("tokens", self._steps_done * self._run.tokens_per_step)
         self._writer.fact("peak_mib", self._clock.peak_mib())

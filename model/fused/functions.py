@@ -16,8 +16,8 @@ from torch.autograd import Function
 from pytest_gates.model.fused import kernels
 
 aten = torch.ops.aten
-ROWS = 64
-"""Rows that one program of the norm's backward pass takes."""
+ROWS = 16
+"""Most rows that one program of the norm's backward pass takes."""
 BLOCK = 1024
 VOCAB_BLOCK = 4096
 
@@ -65,7 +65,7 @@ class AddNorm(Function):
         grad_residual, grad_normed = grads
         residual, rstd = ctx.saved_tensors
         rows, width = residual.shape
-        per_program = min(ROWS, max(1, rows // 264))  # two programs a multiprocessor at least
+        per_program = min(ROWS, max(1, rows // 264))  # a few programs a multiprocessor at least
         programs = -(-rows // per_program)
         grad_x = torch.empty_like(residual)
         partial = torch.empty(programs, width, device=residual.device)
@@ -101,7 +101,7 @@ class Attention(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        """cuDNN's backward pass, then all three gradients packed in one pass."""
+        """The backward pass of cuDNN, then all three gradients packed in one pass."""
         B, T, H, K, D = ctx.shape
         q, k, v, out, lse, seed, offset, cos, sin = ctx.saved_tensors
         dy = grads[0].view(B, T, H, D).transpose(1, 2)

@@ -163,12 +163,15 @@ def adamw(weights, masters, first, second, gradients, scalars, n, decayed, beta1
           weight_decay, BLOCK: tl.constexpr):  # fmt: skip
     """AdamW (arXiv:1711.05101) over the flat state, clipped and rounded to bf16 on the way.
 
-    `scalars`: learning rate, clip coefficient, and the inverse bias corrections of both moments.
-    Elements from `decayed` on (the norms) are not decayed.
+    `scalars`: learning rate, clip coefficient, the inverse bias corrections of both moments, and
+    whether the step is unstable: then everything stays as it is. Elements from `decayed` on (the
+    norms) are not decayed.
     """
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < n
     lr = tl.load(scalars)
+    stable = tl.load(scalars + 4) == 0
+    inside = inside & stable
     gradient = tl.load(gradients + at, mask=inside).to(tl.float32) * tl.load(scalars + 1)
     m = beta1 * tl.load(first + at, mask=inside) + (1 - beta1) * gradient
     v = beta2 * tl.load(second + at, mask=inside) + (1 - beta2) * gradient * gradient

@@ -5,11 +5,15 @@ from __future__ import annotations
 import torch
 import triton
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 
-from pytest_gates.model.config import Optimizer
+from pytest_gates.model.config import PretrainRun
 from pytest_gates.model.fused import kernels
 from pytest_gates.model.fused.functions import AddNorm, Attention, Embed, HeadLoss, Linear, SwiGlu
 from pytest_gates.model.fused.state import FusedState
+from pytest_gates.model.optimizer import build_optimizer
+from pytest_gates.model.step import Mark, unmarked
+from pytest_gates.model.transformer import Transformer
 
 WARM_UP = 2
 """Launches before capture: they compile the kernels and let the libraries choose theirs."""
@@ -17,24 +21,54 @@ ADAMW_BLOCK = 4096
 
 
 class FusedStep:
-    """A step over static tensors: write `tokens` and `lr`, call, read the report.
+    """The same step as `step.Step`, over the same model and optimizer, whose state it holds flat.
 
-    The report is a tensor of three on the device: loss, gradient norm before clipping, learning
-    rate. The first call warms up on a copy of the state and captures; every call replays.
+    The model's parameters become views on the masters, the optimizer's moments views on the flat
+    moments: whoever reads, hashes or saves them sees the step's own state.
     """
 
-    def __init__(
-        self, state: FusedState, settings: Optimizer, *, batch_size: int, seq_len: int
-    ) -> None:
-        device = state.weights.device
-        self.state, self._settings = state, settings
-        self.tokens = torch.zeros(batch_size, seq_len + 1, dtype=torch.int64, device=device)
+    poison: Tensor | None = None
+    attention: SDPBackend | None = SDPBackend.CUDNN_ATTENTION
+
+    def __init__(self, run: PretrainRun, model: Transformer, device: torch.device) -> None:
+        self.state = FusedState(run.architecture, device)
+        self.state.load(model)
+        self._settings = run.optimizer
+        self.tokens = torch.zeros(run.batch_size, run.seq_len + 1, dtype=torch.int64, device=device)
         self.lr = torch.zeros((), device=device)
+        self.unstable = torch.zeros((), device=device)
+        self.mark: Mark = unmarked
         self._count = torch.zeros((), device=device)
-        self._scalars = torch.zeros(4, device=device)
-        self._cos, self._sin = _tables(state, seq_len)
+        self._scalars = torch.zeros(5, device=device)
+        self._cos, self._sin = _tables(self.state, run.seq_len)
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._report = torch.zeros(3, device=device)
+        self._report = torch.zeros(4, dtype=torch.float64, device=device)
+        self._model = model
+        self.optimizer: torch.optim.Optimizer = build_optimizer(model, run.optimizer, self.lr)
+        masters = dict(self.state.named(self.state.masters))
+        for name, parameter in model.named_parameters():
+            parameter.data = masters[name]
+        self._share_moments()
+
+    def gradient_tensors(self) -> list[Tensor]:
+        """Every gradient there is, for the census."""
+        return [self.state.gradients]
+
+    def _share_moments(self) -> None:
+        """Make the optimizer's moments views on the flat ones, which take what is there already."""
+        state = self.state
+        first, second = dict(state.named(state.first)), dict(state.named(state.second))
+        for name, parameter in self._model.named_parameters():
+            known = self.optimizer.state.get(parameter)
+            if known:
+                first[name].copy_(known["exp_avg"])
+                second[name].copy_(known["exp_avg_sq"])
+                self._count.copy_(known["step"])
+            self.optimizer.state[parameter] = {
+                "step": self._count,
+                "exp_avg": first[name],
+                "exp_avg_sq": second[name],
+            }
 
     def loss(self, tokens: Tensor) -> Tensor:
         """Mean cross-entropy of B (T + 1) tokens in nats; its backward pass fills the gradients."""
@@ -70,41 +104,46 @@ class FusedStep:
     def __call__(self) -> Tensor:
         """Launch the step; nothing here waits for the device."""
         if self._graph is None:
-            self._capture()
-        assert self._graph is not None
+            self._share_moments()  # a checkpoint may have put others in their place
+            self.state.weights.copy_(self.state.masters)
+            self._graph = self._captured()
         self._graph.replay()
         return self._report
 
-    def _capture(self) -> None:
+    def _captured(self) -> torch.cuda.CUDAGraph:
+        """Warm up on the side and capture; the state is put back to what it was."""
         state = self.state
-        kept = [t.clone() for t in (state.weights, state.masters, state.first, state.second)]
+        changed = (state.weights, state.masters, state.first, state.second, self._count)
+        kept = [tensor.clone() for tensor in changed]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARM_UP):
                 self._once()
         torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        for tensor, before in zip(changed, kept, strict=True):
+            tensor.copy_(before)
+        self.unstable.zero_()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
             self._once()
-        for now, before in zip(
-            (state.weights, state.masters, state.first, state.second), kept, strict=True
-        ):
-            now.copy_(before)
-        self._count.zero_()
+        return graph
 
     def _once(self) -> None:
         loss = self.gradients()
         norm = torch.linalg.vector_norm(self.state.gradients, dtype=torch.float32)
-        self._count += 1
+        finite = torch.isfinite(loss) & torch.isfinite(norm)
+        self.unstable.copy_(torch.maximum(self.unstable, (~finite).float()))
+        self._count += 1 - self.unstable
         self._update(norm)
-        self._report.copy_(torch.stack((loss, norm, self.lr)))
+        said = (loss, norm, self.lr, self.unstable)
+        self._report.copy_(torch.stack([value.double() for value in said]))
 
     def _update(self, norm: Tensor) -> None:
         s, state = self._settings, self.state
         clip = (float(s.clip) / (norm + 1e-6)).clamp(max=1.0)
         first, second = (1 / (1 - beta**self._count) for beta in (s.beta1, s.beta2))
-        self._scalars.copy_(torch.stack((self.lr, clip, first, second)))
+        self._scalars.copy_(torch.stack((self.lr, clip, first, second, self.unstable)))
         kernels.adamw[(triton.cdiv(state.size, ADAMW_BLOCK),)](
             state.weights, state.masters, state.first, state.second, state.gradients,
             self._scalars, state.size, state.decayed, s.beta1, s.beta2, float(s.eps),

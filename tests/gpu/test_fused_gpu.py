@@ -1,0 +1,151 @@
+"""The fused step against the eager one, on a GPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pytest_gates.model.config import Architecture, Optimizer, PretrainRun, Request
+from pytest_gates.model.fused.fits import why_eager
+from pytest_gates.model.step import Step, read
+from pytest_gates.model.transformer import Transformer, initialised
+
+pytestmark = pytest.mark.gpu
+
+SMALL = Architecture(hidden=256, layers=3, heads=4, kv_heads=2, intermediate=704, vocab=1000)
+CUDA = torch.device("cuda:0")
+
+
+def small_run(**settings: object) -> PretrainRun:
+    return PretrainRun.model_validate(
+        {
+            "driver": "pretrain",
+            "device": "cuda:0",
+            "model": SMALL.model_dump(),
+            "data": {"corpus": "python-stdlib"},
+            "seq_len": 128,
+            "batch_size": 4,
+            "steps": 6,
+            "optimizer": Optimizer(lr=1e-3, warmup_steps=2),
+            **settings,
+        }
+    )
+
+
+def fused(run: PretrainRun, model: Transformer):
+    from pytest_gates.model.fused.step import FusedStep
+
+    assert why_eager(run, CUDA) is None
+    return FusedStep(run, model, CUDA)
+
+
+def batch(seed: int) -> Tensor:
+    generator = torch.Generator(device=CUDA).manual_seed(seed)
+    return torch.randint(0, SMALL.vocab, (4, 129), device=CUDA, generator=generator)
+
+
+def gradients(model: Transformer, tokens: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+    model.zero_grad(set_to_none=True)
+    with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+        logits = model(tokens[:, :-1])
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def relative(x: Tensor, reference: Tensor) -> float:
+    return float((x.double() - reference.double()).norm() / reference.double().norm())
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_gradients_are_as_near_to_fp32_as_autocast(seed: int) -> None:
+    model, tokens = initialised(SMALL, CUDA, seed), batch(seed)
+    exact = gradients(model, tokens, torch.float32)
+    autocast = gradients(model, tokens, torch.bfloat16)
+    step = fused(small_run(), initialised(SMALL, CUDA, seed))
+    step.tokens.copy_(tokens)
+    step.gradients()
+    ours = dict(step.state.named(step.state.gradients))
+    assert ours.keys() == exact.keys()
+    for name, reference in exact.items():
+        error = relative(ours[name], reference)
+        assert error < 0.05, name
+        assert error < 2 * relative(autocast[name], reference), name
+
+
+def test_a_graph_replays_what_the_eager_step_does() -> None:
+    run = small_run()
+    model_a, model_b = initialised(SMALL, CUDA, 0), initialised(SMALL, CUDA, 0)
+    eager, ours = Step(run, model_a, CUDA), fused(run, model_b)
+    for index in range(6):
+        said = []
+        for step in (eager, ours):
+            step.tokens.copy_(batch(index))
+            step.lr.fill_(1e-3)
+            said.append(read(step()))
+        assert said[1].loss == pytest.approx(said[0].loss, rel=2e-3)
+        assert said[1].grad_norm == pytest.approx(said[0].grad_norm, rel=3e-2)
+        assert not said[1].unstable
+    drift = [
+        relative(b, a) for a, b in zip(model_a.parameters(), model_b.parameters(), strict=True)
+    ]
+    assert max(drift) < 0.05
+    assert {int(state["step"]) for state in ours.optimizer.state.values()} == {6}
+
+
+def test_a_step_that_is_not_finite_changes_nothing() -> None:
+    model = initialised(SMALL, CUDA, 0)
+    step = fused(small_run(), model)
+    step.tokens.copy_(batch(0))
+    step.lr.fill_(1e-3)
+    step()
+    step.state.w["norm"].fill_(float("nan"))
+    before = step.state.masters.clone(), step.state.first.clone(), step.state.second.clone()
+    said = read(step())
+    assert said.unstable
+    after = step.state.masters, step.state.first, step.state.second
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert {int(state["step"]) for state in step.optimizer.state.values()} == {1}
+
+
+def test_padding_of_the_vocabulary_stays_zero() -> None:
+    step = fused(small_run(), initialised(SMALL, CUDA, 0))
+    step.lr.fill_(1e-2)
+    for index in range(3):
+        step.tokens.copy_(batch(index))
+        step()
+    padding = step.state.w["head"][SMALL.vocab :]
+    assert padding.shape[0] > 0
+    assert not padding.any()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"deterministic": True}, {"micro_batches": 2}, {"dtype": "fp32"}, {"execution": "eager"},
+     {"statistics": [0]}, {"stimulus": {"kind": "nan", "step": 1}}],
+)  # fmt: skip
+def test_runs_that_do_not_fit_are_eager(settings: dict[str, object]) -> None:
+    assert why_eager(small_run(**settings), CUDA) is not None
+
+
+def test_a_whole_run_says_that_it_was_fused(tmp_path: Path) -> None:
+    from pytest_gates.model.__main__ import run_request
+
+    run = small_run(steps=12, checkpoint="epoch")
+    request = Request(run=run, root=str(tmp_path), cache=str(tmp_path / "cache"))
+    path = tmp_path / "run.json"
+    path.write_text(request.model_dump_json())
+    assert run_request(path, tmp_path / "out") == 0
+    lines = [json.loads(line) for line in (tmp_path / "out/telemetry-0.jsonl").open()]
+    facts = {line["name"]: line["value"] for line in lines if line["kind"] == "fact"}
+    assert facts["execution"] == "fused"
+    assert facts["attention_backend"] == "CUDNN_ATTENTION"
+    assert facts["optimizer_steps"] == 12
+    assert facts["param_sha256"] != facts["param_sha256_initial"]
+    losses = [line["train_loss"] for line in lines if line["kind"] == "step"]
+    assert len(losses) == 12
+    assert losses[-1] < losses[0]
