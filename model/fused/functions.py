@@ -41,11 +41,15 @@ class Linear(Function):
 
 
 class AddNorm(Function):
-    """residual = x + delta; normed = RMSNorm(residual): N C, N C -> N C, N C."""
+    """residual = x + delta; normed = RMSNorm(residual): N C, N C -> N C, N C.
+
+    The weight's gradient is left in `partials` (P C), a row a program of the backward kernel: one
+    sum at the end of the step serves all norms.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, delta: Tensor | None, weight: Tensor, gradient: Tensor, eps: float
+        ctx: Any, x: Tensor, delta: Tensor | None, weight: Tensor, partials: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
         """One pass over the rows."""
         rows, width = x.shape
@@ -56,26 +60,28 @@ class AddNorm(Function):
             x, delta if add else x, weight, residual, normed, rstd, eps, width, add, num_warps=4
         )
         ctx.save_for_backward(residual, rstd)
-        ctx.weight, ctx.gradient, ctx.add = weight, gradient, add
+        ctx.weight, ctx.partials, ctx.add = weight, partials, add
         return residual, normed
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        """One pass over the rows, and the sum of the partial weight gradients."""
+        """One pass over the rows."""
         grad_residual, grad_normed = grads
         residual, rstd = ctx.saved_tensors
         rows, width = residual.shape
-        per_program = min(ROWS, max(1, rows // 264))  # a few programs a multiprocessor at least
-        programs = -(-rows // per_program)
+        programs = ctx.partials.shape[0]
         grad_x = torch.empty_like(residual)
-        partial = torch.empty(programs, width, device=residual.device)
         add = grad_residual is not None
         kernels.add_norm_backward[(programs,)](
             grad_normed, residual, ctx.weight, rstd, grad_residual if add else grad_normed, grad_x,
-            partial, rows, width, per_program, add, num_warps=4,
+            ctx.partials, rows, width, -(-rows // programs), add, num_warps=4,
         )  # fmt: skip
-        ctx.gradient.copy_(partial.sum(0))
         return grad_x, (grad_x if ctx.add else None), None, None, None
+
+
+def norm_programs(rows: int) -> int:
+    """Programs of the norm's backward pass: ROWS rows each, or fewer where there are few rows."""
+    return -(-rows // min(ROWS, max(1, rows // 264)))
 
 
 class Attention(Function):

@@ -9,7 +9,15 @@ from torch.nn.attention import SDPBackend
 
 from pytest_gates.model.config import PretrainRun
 from pytest_gates.model.fused import kernels
-from pytest_gates.model.fused.functions import AddNorm, Attention, Embed, HeadLoss, Linear, SwiGlu
+from pytest_gates.model.fused.functions import (
+    AddNorm,
+    Attention,
+    Embed,
+    HeadLoss,
+    Linear,
+    SwiGlu,
+    norm_programs,
+)
 from pytest_gates.model.fused.state import FusedState
 from pytest_gates.model.optimizer import build_optimizer
 from pytest_gates.model.step import Mark, unmarked
@@ -41,6 +49,9 @@ class FusedStep:
         self._count = torch.zeros((), device=device)
         self._scalars = torch.zeros(5, device=device)
         self._cos, self._sin = _tables(self.state, run.seq_len)
+        norms, width = 2 * run.architecture.layers + 1, run.architecture.hidden
+        programs = norm_programs(run.tokens_per_step)
+        self._partials = torch.zeros(norms, programs, width, device=device)  # norm P C
         self._graph: torch.cuda.CUDAGraph | None = None
         self._report = torch.zeros(4, dtype=torch.float64, device=device)
         self._model = model
@@ -72,7 +83,7 @@ class FusedStep:
 
     def loss(self, tokens: Tensor) -> Tensor:
         """Mean cross-entropy of B (T + 1) tokens in nats; its backward pass fills the gradients."""
-        a, w, g = self.state.architecture, self.state.w, self.state.g
+        a, w, g, p = self.state.architecture, self.state.w, self.state.g, self._partials
         B, T = tokens.shape[0], tokens.shape[1] - 1
         shape = (B, T, a.heads, a.kv_heads, a.head_dim)
         eps = float(a.norm_eps)
@@ -82,15 +93,15 @@ class FusedStep:
         delta = None
         for layer in range(a.layers):
             at = f"{layer}."
-            x, y = AddNorm.apply(x, delta, w[at + "norm_1"], g[at + "norm_1"], eps)
+            x, y = AddNorm.apply(x, delta, w[at + "norm_1"], p[2 * layer], eps)
             y = Linear.apply(y, w[at + "qkv"], g[at + "qkv"])  # N (H + 2 K) D
             y = Attention.apply(y, self._cos, self._sin, shape)  # N C
             delta = Linear.apply(y, w[at + "out"], g[at + "out"])  # N C
-            x, y = AddNorm.apply(x, delta, w[at + "norm_2"], g[at + "norm_2"], eps)
+            x, y = AddNorm.apply(x, delta, w[at + "norm_2"], p[2 * layer + 1], eps)
             y = Linear.apply(y, w[at + "gate_up"], g[at + "gate_up"])  # N 2F
             y = SwiGlu.apply(y)  # N F
             delta = Linear.apply(y, w[at + "down"], g[at + "down"])  # N C
-        _, y = AddNorm.apply(x, delta, w["norm"], g["norm"], eps)
+        _, y = AddNorm.apply(x, delta, w["norm"], p[-1], eps)
         targets = tokens[:, 1:].reshape(-1)
         self._anchor = anchor
         return HeadLoss.apply(y, w["head"], g["head"], targets, a.vocab)  # type: ignore[no-any-return]
@@ -99,6 +110,8 @@ class FusedStep:
         """Loss of `tokens`, with all gradients in the flat buffer."""
         loss = self.loss(self.tokens)
         torch.autograd.grad(loss, (self._anchor,))
+        # The norms are the end of the flat buffers, in the order of the forward pass.
+        self.state.gradients[self.state.decayed :].copy_(self._partials.sum(1).flatten())
         return loss.detach()
 
     def __call__(self) -> Tensor:
