@@ -283,11 +283,14 @@ def empty(
     architecture: Architecture, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Transformer:
     """A model on `device` whose parameters have no values yet, never held in another type."""
-    with torch.device("meta"):
-        model = Transformer(architecture)
-    model.to(dtype).to_empty(device=device)
-    model.tie()
-    return model
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    # Built in place: to_empty() from the meta device would import sympy first, 2 s on a GPU host.
+    try:
+        with device:
+            return Transformer(architecture)
+    finally:
+        torch.set_default_dtype(usual)
 
 
 def initialised(

@@ -24,6 +24,7 @@ class SlowStep(BaseFault):
     """Every step from `from_step` on waits `ms` milliseconds longer on the host."""
 
     fault: Literal["slow_step"]
+    captured = True
     ms: Milliseconds = 600
     from_step: Index = 0
     meaning = "the host sleeps before it launches a step"
@@ -44,6 +45,7 @@ class SlowTail(BaseFault):
     """One step in `every` waits `ms` milliseconds longer: p95 moves, the median does not."""
 
     fault: Literal["slow_tail"]
+    captured = True
     ms: Milliseconds = 600
     every: Annotated[StrictInt, Field(ge=2, le=1000)] = 20
     meaning = "the host sleeps before one step in `every`"

@@ -72,6 +72,7 @@ class FalsifierLoader:
             else:
                 gate = self._shortened(node, gate)
                 self._applies(node, gate, fault)
+                gate = gate if fault is None else carrying(gate, fault)
                 target = self._target(node, gate, fault, expect)
         return Falsifier(
             id=_text(node, "id") or fallback,
@@ -161,6 +162,11 @@ def _matching(gate: Gate, kind: str, where: Mapping[str, Any]) -> Iterator[int]:
             key in fields and fields[key] == value for key, value in where.items()
         ):
             yield index
+
+
+def carrying(gate: Gate, fault: BaseFault) -> Gate:
+    """The gate over its runs in the form that the fault is tried in, clean control included."""
+    return gate.with_runs({name: fault.carrier(run) for name, run in gate.runs.items()})
 
 
 def misfit(fault: BaseFault, run: Run) -> str | None:
