@@ -16,8 +16,10 @@ from torch.autograd import Function
 from pytest_gates.model.fused import kernels
 
 aten = torch.ops.aten
-ROWS = 16
-"""Most rows that one program of the norm's backward pass takes."""
+TILE = 8
+"""Rows that the norm's backward pass has in flight at once."""
+FEW_ROWS = 4096
+"""Below so many rows, programs of more than one tile would leave multiprocessors idle."""
 BLOCK = 1024
 VOCAB_BLOCK = 4096
 
@@ -74,14 +76,19 @@ class AddNorm(Function):
         add = grad_residual is not None
         kernels.add_norm_backward[(programs,)](
             grad_normed, residual, ctx.weight, rstd, grad_residual if add else grad_normed, grad_x,
-            ctx.partials, rows, width, -(-rows // programs), add, num_warps=4,
+            ctx.partials, rows, width, _norm_rows(rows), TILE, add,
+            num_warps=4,
         )  # fmt: skip
         return grad_x, (grad_x if ctx.add else None), None, None, None
 
 
+def _norm_rows(rows: int) -> int:
+    return TILE if rows < FEW_ROWS else 2 * TILE
+
+
 def norm_programs(rows: int) -> int:
-    """Programs of the norm's backward pass: ROWS rows each, or fewer where there are few rows."""
-    return -(-rows // min(ROWS, max(1, rows // 264)))
+    """Programs of the norm's backward pass over so many rows."""
+    return -(-rows // _norm_rows(rows))
 
 
 Shape = tuple[int, int, int, int, int]

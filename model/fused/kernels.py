@@ -29,26 +29,28 @@ def add_norm_forward(x, delta, weight, residual, normed, rstd, eps, C: tl.conste
 
 @triton.jit
 def add_norm_backward(grad_normed, residual, weight, rstd, grad_residual, grad_x, partial, N,
-                      C: tl.constexpr, ROWS: tl.constexpr, ADD: tl.constexpr):  # fmt: skip
-    """ROWS rows a program; the weight's gradient is left as one partial sum a program."""
+                      C: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
+                      ADD: tl.constexpr):  # fmt: skip
+    """ROWS rows a program, TILE at once; the weight's gradient is left as one sum a program."""
     program = tl.program_id(0)
-    column = tl.arange(0, C)
+    column = tl.arange(0, C)[None, :]
     gain = tl.load(weight + column).to(tl.float32)
-    total = tl.zeros((C,), tl.float32)
-    for index in range(ROWS):
-        row = program * ROWS + index
-        if row < N:
-            at = row.to(tl.int64) * C + column
-            gradient = tl.load(grad_normed + at).to(tl.float32)
-            scale = tl.load(rstd + row)
-            unit = tl.load(residual + at).to(tl.float32) * scale
-            total += gradient * unit
-            through = gradient * gain
-            out = scale * (through - unit * (tl.sum(through * unit, 0) / C))
-            if ADD:
-                out += tl.load(grad_residual + at).to(tl.float32)
-            tl.store(grad_x + at, out.to(tl.bfloat16))
-    tl.store(partial + program * C + column, total)
+    total = tl.zeros((TILE, C), tl.float32)
+    for start in range(0, ROWS, TILE):
+        row = program * ROWS + start + tl.arange(0, TILE)[:, None]
+        inside = row < N
+        at = row.to(tl.int64) * C + column
+        gradient = tl.load(grad_normed + at, mask=inside, other=0.0).to(tl.float32)
+        value = tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+        scale = tl.load(rstd + row, mask=inside, other=0.0)
+        unit = value * scale
+        total += gradient * unit
+        through = gradient * gain
+        out = scale * (through - unit * (tl.sum(through * unit, 1, keep_dims=True) / C))
+        if ADD:
+            out += tl.load(grad_residual + at, mask=inside, other=0.0).to(tl.float32)
+        tl.store(grad_x + at, out.to(tl.bfloat16), mask=inside)
+    tl.store(partial + program * C + tl.arange(0, C), tl.sum(total, 0))
 
 
 @triton.jit
