@@ -119,5 +119,5 @@ CPU_TIMES = "absolute times of a CPU are no claim"
 
 def untimed(run: Injectable) -> str | None:
     """Why a slower step of this run breaks no claim, or None."""
-    on_cuda = isinstance(run, PretrainRun) and run.device.startswith("cuda")
+    on_cuda = not isinstance(run, ProbeRun) and run.device.startswith("cuda")
     return None if on_cuda else CPU_TIMES
