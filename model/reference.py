@@ -89,8 +89,8 @@ def relative_error(told: float, reference: float) -> float:
     return abs(told - reference) / abs(reference)
 
 
-def clip_error(parameters: Sequence[Tensor], told_norm: float, largest: float) -> float:
+def clip_error(gradients: Sequence[Tensor], told_norm: float, largest: float) -> float:
     """How far the norm of clipped gradients is from min(told norm, largest), relative to that."""
-    squares = [p.grad.double().square().sum() for p in parameters if p.grad is not None]
+    squares = [gradient.double().square().sum() for gradient in gradients]
     norm = math.sqrt(float(torch.stack(squares).sum())) if squares else 0.0
     return relative_error(norm, min(told_norm, largest))
