@@ -28,9 +28,12 @@ class FullyShardedDataParallel(Ranks):
         mesh = init_device_mesh(self._device.type, (self.ranks,))
         blocks = model.get_submodule("model.layers").children() if hasattr(model, "model") else ()
         shards = [fully_shard(block, mesh=mesh) for block in blocks]
-        root = fully_shard(model, mesh=mesh)
+        # Left whole after a forward pass without a backward one, as a validation is, the root's
+        # parameters would be other objects than those that the optimizer knows.
+        root = fully_shard(model, mesh=mesh, reshard_after_forward=True)
         if self.divisor != self.ranks:
             for shard in (*shards, root):
+                shard.set_force_sum_reduction_for_comms(True)  # Gloo cannot scale on the way
                 shard.set_gradient_divide_factor(self.divisor)
         self._root = root
         forward: Forward = model

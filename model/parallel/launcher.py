@@ -7,6 +7,7 @@ process. A rank that ends badly ends the others; nothing is restarted.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -51,6 +52,8 @@ def launch(run: PretrainRun, entry: Entry, request: Path, out: Path, started_ns:
     )
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch  # noqa: PLC0415
 
+    module = "fsdp" if run.sharded else "ddp"
+    importlib.import_module(f"pytest_gates.model.parallel.{module}")  # once, for all ranks
     # What torch's agent leaves goes where the run's own files are, and with them.
     with tempfile.TemporaryDirectory(prefix="launcher-", dir=request.parent) as logs:
         config = LaunchConfig(
