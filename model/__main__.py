@@ -1,7 +1,8 @@
 """The one entry of a run's process: ``python -m pytest_gates.model run.json out/``.
 
 Settings of the process, device, folder, telemetry, driver, status: in this order, so that a run
-that is refused its device leaves nothing behind.
+that is refused its device leaves nothing behind. Of a run that declares `launch` this process is
+the launcher, unless the environment gives it a rank (see `parallel.place`).
 """
 
 from __future__ import annotations
@@ -21,11 +22,16 @@ import torch
 from pydantic import ValidationError
 
 from pytest_gates.model.config import PretrainRun, ProbeRun, Request
+from pytest_gates.model.parallel.launcher import launch
+from pytest_gates.model.parallel.place import Place
 from pytest_gates.model.resolve import device_uuid, environment, prepare_environment
 from pytest_gates.model.sabotage import seams_for
 from pytest_gates.model.seams import Seams
 from pytest_gates.model.telemetry import STATUSES, RunRefusedError
 from pytest_gates.model.writer import TelemetryWriter
+
+_LINGER_S = 30.0
+"""How long a rank that has lost another waits for the launcher, which ends it and says why."""
 
 
 def run_request(request_path: Path, out: Path) -> int:
@@ -43,9 +49,15 @@ def run_request(request_path: Path, out: Path) -> int:
     try:
         request = Request.model_validate_json(request_path.read_bytes())
         hide = {request.cache: "<cache>", request.root: "<root>", **hide}
-        _carry_out(request, out, started_ns)
+        run, place = request.run, Place.of(os.environ)
+        if isinstance(run, PretrainRun) and run.launch is not None and place is None:
+            _prepare(request)
+            return launch(run, run_request, request_path, out, started_ns)
+        _carry_out(request, out, started_ns, place)
     except Exception as error:  # noqa: BLE001 - the rim: every end of a run becomes a status
         status, reason = _status_of(error)
+        if is_lost_peer(error):
+            time.sleep(_LINGER_S)
         if status == "ERROR":
             print(_without(traceback.format_exc(), hide), file=sys.stderr)  # noqa: T201
         line = json.dumps({"status": status, "reason": _without(reason, hide)})
@@ -57,26 +69,53 @@ def run_request(request_path: Path, out: Path) -> int:
     return code
 
 
-def _carry_out(request: Request, out: Path, started_ns: int) -> None:
+def _prepare(request: Request) -> None:
+    run = request.run
+    deterministic = not isinstance(run, ProbeRun) and run.deterministic
+    prepare_environment(run.host, deterministic=deterministic, visible=request.visible)
+
+
+def _carry_out(request: Request, out: Path, started_ns: int, place: Place | None) -> None:
+    place = place if isinstance(request.run, PretrainRun) and request.run.launch else None
+    if place is not None:
+        request, started_ns = _of_rank(request, place), place.started_ns or started_ns
     run = request.run
     seams = seams_for(request.fault)
-    prepare_environment(run.host, deterministic=not isinstance(run, ProbeRun) and run.deterministic)
+    _prepare(request)
     device = None
     if not isinstance(run, ProbeRun):
         device = seams.resolve_device(run.device, run.host)
         _configure_torch(threads=run.threads, deterministic=run.deterministic)
-    out.mkdir()
-    with TelemetryWriter(out, started_ns=started_ns) as writer:
-        writer.event("run_started", driver=run.driver)
+    out.mkdir(exist_ok=place is not None)  # the first rank makes the folder of all
+    rank = 0 if place is None else place.rank
+    with TelemetryWriter(out, rank=rank, started_ns=started_ns) as writer:
+        pid = {} if place is None else {"pid": os.getpid()}
+        writer.event("run_started", driver=run.driver, **pid)
         if device is not None:
             _say_device(request, device, writer)
             device = seams.compute_device(device)
-        _drive(request, device, writer, seams)
+        _drive(request, device, writer, seams, place)
         writer.event("run_finished")
 
 
+def _of_rank(request: Request, place: Place) -> Request:
+    """The request as one rank carries it out: on its own device."""
+    run = request.run
+    assert isinstance(run, PretrainRun)
+    if place.ranks != run.ranks:
+        raise RunRefusedError(
+            "CONFIG_REFUSED", f"the run declares {run.ranks} ranks, {place.ranks} were started"
+        )
+    own = run.model_copy(update={"device": run.rank_device(place.rank)})
+    return request.model_copy(update={"run": own})
+
+
 def _drive(
-    request: Request, device: torch.device | None, writer: TelemetryWriter, seams: Seams
+    request: Request,
+    device: torch.device | None,
+    writer: TelemetryWriter,
+    seams: Seams,
+    place: Place | None,
 ) -> None:
     """Hand over to the driver, importing that one alone."""
     if device is None:
@@ -84,13 +123,34 @@ def _drive(
 
         probe.run(request, writer, seams)
     elif isinstance(request.run, PretrainRun):
-        from pytest_gates.model import trainer  # noqa: PLC0415
-
-        trainer.run(request, device, writer, seams)
+        _train(request, device, writer, seams, place)
     else:
         from pytest_gates.model import forward  # noqa: PLC0415
 
         forward.run(request, device, writer, seams)
+
+
+def _train(
+    request: Request,
+    device: torch.device,
+    writer: TelemetryWriter,
+    seams: Seams,
+    place: Place | None,
+) -> None:
+    from pytest_gates.model import trainer  # noqa: PLC0415
+    from pytest_gates.model.parallel.join import join  # noqa: PLC0415
+
+    assert isinstance(request.run, PretrainRun)
+    group = join(request.run, place, device, seams)
+    try:
+        trainer.run(request, device, writer, seams, group)
+    except Exception as error:
+        if place is not None:
+            writer.event("rank_ended", status=_status_of(error)[0])
+        if isinstance(error, RunRefusedError):
+            group.part()
+        raise
+    group.leave()
 
 
 def _configure_torch(*, threads: int, deterministic: bool) -> None:
@@ -135,6 +195,13 @@ def _status_of(error: Exception) -> tuple[str, str]:
             return "IO_ERROR", f"{error.strerror or text}{name}"
         case _:
             return "ERROR", f"{type(error).__name__}: {text}"
+
+
+def is_lost_peer(error: Exception) -> bool:
+    """Whether an error only says that another rank of the run is gone."""
+    text = str(error)
+    lost = isinstance(error, torch.distributed.DistError) or "gloo" in text
+    return lost or (isinstance(error, RuntimeError) and "peer" in text)
 
 
 def _private_words() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Literal, Self
 
@@ -100,6 +101,14 @@ class Architecture(Settings):
         neither is counted.
         """
         return 12 * self.parameters
+
+    def shard_bytes(self, ranks: int) -> int:
+        """The same for the smallest shard: rows are dealt to ranks in equal parts, rounded up."""
+        total = 0
+        for rows, *rest in self.shapes().values():
+            part = -(-rows // ranks)
+            total += 12 * max(0, rows - (ranks - 1) * part) * math.prod(rest)
+        return total
 
     def flops_per_token(self, seq_len: int) -> int:
         """Fewest floating-point operations a token costs, forward and backward.

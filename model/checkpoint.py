@@ -112,15 +112,24 @@ class Checkpointer:
                     for name, tensors in zip(names, (weights, state), strict=True)
                 }
             whole = {
-                "format": FORMAT,
                 **metadata,
                 "optimizer_state_sha256": files[names[1]]["sha256"],
                 "files": files,
             }
-            _write_text(self._folder / (stem + METADATA), _json(whole))
-            self._written = whole
+            self._written = close(self._folder, stem, whole)
         except BaseException as error:  # noqa: BLE001 - raised again in the training's thread
             self._error = error
+
+
+def close(folder: Path, stem: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a checkpoint's metadata, the last of its files; returns it in full.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    whole = {"format": FORMAT, **metadata}
+    _write_text(folder / (stem + METADATA), _json(whole))
+    return whole
 
 
 def _json(metadata: Mapping[str, Any]) -> str:
@@ -225,6 +234,17 @@ def restore(
     """
     weights, state = sorted(metadata["files"], key=len)
     count = _load(folder / weights, dict(model.named_parameters()))
+    moments = make_moments(model, optimizer, device)
+    generators = rng_state(device)
+    count += _load(folder / state, {**moments, **generators})
+    torch.set_rng_state(generators["rng.cpu"])
+    if "rng.cuda" in generators:
+        torch.cuda.set_rng_state(generators["rng.cuda"], device)
+    return count
+
+
+def make_moments(model: nn.Module, optimizer: Moments, device: torch.device) -> dict[str, Tensor]:
+    """Give an optimizer the state that its first step would make, empty; returns it by name."""
     moments: dict[str, Tensor] = {}
     for name, p in model.named_parameters():
         optimizer.state[p] = {
@@ -233,12 +253,7 @@ def restore(
             "exp_avg_sq": torch.zeros_like(p),
         }
         moments |= {f"{name}.{key}": value for key, value in optimizer.state[p].items()}
-    generators = rng_state(device)
-    count += _load(folder / state, {**moments, **generators})
-    torch.set_rng_state(generators["rng.cpu"])
-    if "rng.cuda" in generators:
-        torch.cuda.set_rng_state(generators["rng.cuda"], device)
-    return count
+    return moments
 
 
 def _load(path: Path, into: Mapping[str, Tensor]) -> int:

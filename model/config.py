@@ -30,6 +30,7 @@ from pytest_gates.model.architecture import (
 )
 from pytest_gates.model.device import DEVICE_GRAMMAR
 from pytest_gates.model.forward_settings import Against, Decode
+from pytest_gates.model.launch import Launch, Parallel
 from pytest_gates.model.misfit import MisfitError
 from pytest_gates.model.searches import (
     Causality,
@@ -163,6 +164,10 @@ class PretrainRun(_Modelled):
     """A condition that the claim itself is about."""
     execution: Literal["auto", "eager"] = "auto"
     """`auto`: hand-fused kernels in one CUDA graph where the run fits them; `eager`: never."""
+    launch: Launch | None = None
+    """Processes that train together; left out: one, started without a launcher."""
+    parallel: Parallel = "ddp"
+    """Under `launch`: `ddp`, every rank holds the whole state; `fsdp`, each holds a shard of it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -192,13 +197,39 @@ class PretrainRun(_Modelled):
             )
         for text in (*self._undivided(), *self._unreachable()):
             raise ValueError(text)
+        for path, text in self._unlaunched():
+            raise MisfitError(text, *path)
         return self
+
+    def _unlaunched(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """What does not go together with the processes of the run, or with their absence."""
+        stimulus, launch = self.stimulus, self.launch
+        if isinstance(stimulus, Kill | NonFinite) and stimulus.rank >= self.ranks:
+            yield ("stimulus", "rank"), f"rank {stimulus.rank} is none of the run's {self.ranks}"
+        if launch is None:
+            if self.parallel != "ddp":
+                yield ("parallel",), f"parallel {self.parallel} needs `launch: {{processes: N}}`"
+            return
+        if self.device == "auto" or (self.device.startswith("cuda:") and launch.processes > 1):
+            text = f"device {self.device}: each rank has a device of its own; ask for cpu or cuda"
+            yield ("device",), text
+        if self.statistics or self.anatomy:
+            text = "statistics and anatomy look at one process; leave `launch` out for them"
+            yield ("launch",), text
 
     def _undivided(self) -> Iterator[str]:
         parts = self.micro_batches
-        if isinstance(parts, int) and self.batch_size % parts:
+        if self.launch is not None:
+            if self.batch_size % self.ranks:
+                yield f"batch_size {self.batch_size} does not divide among {self.ranks} ranks"
+            elif isinstance(parts, tuple):
+                yield "under launch all micro-batches are equal: give their number"
+            elif self.rank_batch_size % parts:
+                said = f"{self.rank_batch_size} sequences of a rank"
+                yield f"{said} do not divide into {parts} micro-batches"
+        elif isinstance(parts, int) and self.batch_size % parts:
             yield f"batch_size {self.batch_size} does not divide into {parts} micro-batches"
-        if isinstance(parts, tuple) and sum(parts) != self.batch_size:
+        elif isinstance(parts, tuple) and sum(parts) != self.batch_size:
             sizes = " + ".join(map(str, parts)) or "none"
             yield f"micro_batches {sizes} make {sum(parts)} sequences, batch_size is " + str(
                 self.batch_size
@@ -234,7 +265,22 @@ class PretrainRun(_Modelled):
         """Sequences of each micro-batch."""
         if isinstance(self.micro_batches, tuple):
             return self.micro_batches
-        return (self.batch_size // self.micro_batches,) * self.micro_batches
+        return (self.rank_batch_size // self.micro_batches,) * self.micro_batches
+
+    @property
+    def ranks(self) -> int:
+        """Processes that train together."""
+        return 1 if self.launch is None else self.launch.ranks
+
+    @property
+    def rank_batch_size(self) -> int:
+        """Sequences of a step that one rank reads."""
+        return self.batch_size // self.ranks
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each rank holds but a shard of the state."""
+        return self.launch is not None and self.parallel == "fsdp"
 
     @property
     def first_val_cap(self) -> float:
@@ -257,6 +303,12 @@ class PretrainRun(_Modelled):
     def census_bytes(self) -> int:
         """Fewest bytes the declared state needs on the device for the whole run."""
         return self.architecture.training_bytes
+
+    def rank_device(self, rank: int) -> str:
+        """The device that one rank of the run asks for: on CUDA, each of a node its own."""
+        if self.launch is None or self.launch.processes == 1 or self.device == "cpu":
+            return self.device
+        return f"cuda:{rank % self.launch.processes}"
 
 
 class ForwardRun(_Modelled):
@@ -378,6 +430,8 @@ class Request(Settings):
     """Sizes to allocate on the device one after the other, for the witness to see (layer L3b)."""
     control: StrictStr | None = None
     """Folder through which the process outside acknowledges and holds."""
+    visible: tuple[StrictStr, ...] = ()
+    """UUIDs of the GPUs the run is pinned to; none: those that its environment shows."""
     root: StrictStr
     """The project's root, for shard paths."""
     cache: StrictStr
@@ -405,6 +459,7 @@ __all__ = [
     "Host",
     "Index",
     "Kill",
+    "Launch",
     "ModelName",
     "ModelProperty",
     "NonFinite",

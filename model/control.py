@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from pytest_gates.model.control_files import seen_file
 from pytest_gates.model.writer import TelemetryWriter
 
 _POLL_S = 0.005
@@ -16,8 +17,8 @@ _SEEN_TIMEOUT_S = 2.0
 class Control:
     """The control folder; without one, nothing ever holds or acknowledges."""
 
-    def __init__(self, folder: str | None) -> None:
-        self._folder = None if folder is None else Path(folder)
+    def __init__(self, folder: str | None, rank: int = 0) -> None:
+        self._folder, self._rank = None if folder is None else Path(folder), rank
 
     def held(self, step: int) -> bool:
         """Whether the run must stop before `step`.
@@ -53,5 +54,6 @@ class Control:
         if self._folder is None:
             return
         deadline = time.monotonic() + _SEEN_TIMEOUT_S
-        while not (self._folder / f"seen-{index}").exists() and time.monotonic() < deadline:
+        seen = self._folder / seen_file(index, self._rank)
+        while not seen.exists() and time.monotonic() < deadline:
             time.sleep(_POLL_S)

@@ -206,6 +206,7 @@ def position(run: PretrainRun, facts: Mapping[str, Any]) -> dict[str, Any]:
         "train_tokens": facts["train_tokens"],
         "corpus_sha256": facts.get("corpus_sha256"),
         "tokenizer": facts["tokenizer"],
+        "sharded": run.sharded or None,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,11 +18,14 @@ NO_DEVICE = "built with CUDA, no device"
 VISIBLE = "CUDA devices visible"
 
 
-def prepare_environment(host: Host, *, deterministic: bool) -> None:
+def prepare_environment(host: Host, *, deterministic: bool, visible: Sequence[str] = ()) -> None:
     """Set what CUDA reads at its start; to be called before CUDA is touched.
 
-    The value for cuBLAS is the one that torch.use_deterministic_algorithms names in its docs.
+    `visible` names by UUID the GPUs that the run is pinned to. The value for
+    cuBLAS is the one that torch.use_deterministic_algorithms names in its docs.
     """
+    if visible:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible)
     if host.cuda == "hidden":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if deterministic:

@@ -84,6 +84,12 @@ class Seams:
     """The trainer's own guard, on the device: whether loss and norm of a step are finite."""
     weigh: Callable[[int, Sequence[int]], float] = lambda part, parts: part / sum(parts)
     """What a micro-batch of so many sequences counts, beside the sizes of all."""
+    rank_of_data: Callable[[int], int] = lambda rank: rank
+    """Whose share of a batch a rank reads, of several ranks."""
+    gradient_divisor: Callable[[int], float] = float
+    """What the sum of so many ranks' gradients is divided by."""
+    reduces: Callable[[int], bool] = lambda rank: True
+    """Whether a rank's gradients meet those of the others (`ddp`)."""
     divergence: Callable[[str | None], str | None] = lambda why: why
     """The trainer's own guard: why a validation loss ends the run, or None."""
     halt: Callable[[bool], bool] = lambda declared: declared

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from pytest_gates.model.census import whole
 from pytest_gates.model.config import PretrainRun
 from pytest_gates.model.data import Windows
 from pytest_gates.model.reference import clip_error, reference_loss, relative_error
@@ -39,7 +40,7 @@ class SelfCheck:
             return
         count = self._run.validation_batches * self._run.batch_size
         windows = self._declared_out.read(range(min(count, self._declared_out.count)))
-        weights = dict(self._model.named_parameters())
+        weights = {name: whole(p) for name, p in self._model.named_parameters()}
         loss = reference_loss(self._run.architecture, weights, windows)
         self._writer.fact("reference_val_loss", loss)
         self._writer.fact("validation_error", relative_error(self._told, loss))

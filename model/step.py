@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from pytest_gates.model.built import compute_dtype
-from pytest_gates.model.census import checksum
+from pytest_gates.model.census import checksum, whole
 from pytest_gates.model.config import NonFinite, PretrainRun
 from pytest_gates.model.moments import Moments
 from pytest_gates.model.optimizer import build_optimizer
+from pytest_gates.model.parallel.group import ALONE, Group
 from pytest_gates.model.seams import CLEAN, Seams
 from pytest_gates.model.transformer import Transformer
 
@@ -84,13 +85,20 @@ class Step:
     attention: SDPBackend | None = None
 
     def __init__(
-        self, run: PretrainRun, model: Transformer, device: torch.device, seams: Seams = CLEAN
+        self,
+        run: PretrainRun,
+        model: Transformer,
+        device: torch.device,
+        seams: Seams = CLEAN,
+        group: Group = ALONE,
     ) -> None:
-        self.tokens = torch.zeros(run.batch_size, run.seq_len + 1, dtype=torch.int64, device=device)
+        rows = run.rank_batch_size
+        self.tokens = torch.zeros(rows, run.seq_len + 1, dtype=torch.int64, device=device)
         self.lr = torch.zeros((), device=device)
         # Only a run that declares the stimulus has a factor on its loss, and so on its gradients.
         poisoned = isinstance(run.stimulus, NonFinite)
         self.poison: Tensor | None = torch.ones((), device=device) if poisoned else None
+        self._group, self._forward = group, group.wrap(model)
         self.optimizer = build_optimizer(model, run.optimizer, self.lr)
         seams.edit_optimizer(self.optimizer)
         self.unstable = torch.zeros((), device=device)
@@ -111,21 +119,21 @@ class Step:
 
     def clipped_norm(self) -> float:
         """Norm of all gradients as the optimizer took them; waits for the device."""
-        squares = [gradient.double().square().sum() for gradient in self.gradients()]
+        squares = [whole(gradient).double().square().sum() for gradient in self.gradients()]
         return math.sqrt(float(torch.stack(squares).sum())) if squares else 0.0
 
     def loss(self, tokens: Tensor) -> Tensor:
         """Mean cross-entropy of B (T + 1) tokens in nats."""
         low = self._dtype != torch.float32
         with torch.autocast(tokens.device.type, self._dtype, enabled=low):
-            logits = self._model(tokens[:, :-1])  # B T V
+            logits = self._forward(tokens[:, :-1])  # B T V
             return self._seams.loss(logits, tokens[:, 1:])
 
     def __call__(self) -> Tensor:
         """Forward, loss, backward, clip, update; nothing here waits for the device."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._accumulate()
-        norm = self._seams.clip(self._model.parameters(), self._clip)
+        loss = self._group.mean(self._accumulate())
+        norm = self._group.whole(self._seams.clip(self._model.parameters(), self._clip))
         self.mark("clip")
         finite = self._seams.finite(loss, norm)
         self.unstable.copy_(torch.maximum(self.unstable, (~finite).float()))
@@ -137,18 +145,20 @@ class Step:
         return torch.stack([value.double() for value in said])
 
     def _accumulate(self) -> Tensor:
-        """Loss of the whole batch, its gradients summed in the fp32 of the parameters.
+        """Loss of the rank's batch, its gradients summed in the fp32 of the parameters.
 
         A micro-batch counts by its share of the batch's tokens, so that the sum is the mean over
         all of them, however unequal the parts are.
         """
         total = torch.zeros((), device=self.tokens.device)
-        for part in torch.split(self.tokens, self._sizes):
-            loss = self.loss(part) * self._seams.weigh(len(part), self._sizes)
-            if self.poison is not None:
-                loss = loss * self.poison
-            self.mark("forward")
-            loss.backward()  # type: ignore[no-untyped-call] # torch's own
+        parts = torch.split(self.tokens, self._sizes)
+        for number, part in enumerate(parts, start=1):
+            with self._group.accumulate(last=number == len(parts)):
+                loss = self.loss(part) * self._seams.weigh(len(part), self._sizes)
+                if self.poison is not None:
+                    loss = loss * self.poison
+                self.mark("forward")
+                loss.backward()  # type: ignore[no-untyped-call] # torch's own
             total = total + loss.detach()
             self.mark("backward")
         return total

@@ -53,6 +53,8 @@ METRICS: dict[str, Metric] = {
         Metric("backward_ms", "ms", "step", "backward pass"),
         Metric("clip_ms", "ms", "step", "gradient norm and clipping"),
         Metric("optimizer_ms", "ms", "step", "optimizer's update"),
+        Metric("comm_ms", "ms", "step", "gradients were on their way between ranks (`ddp`)"),
+        Metric("comm_share_pct", "%", "step", "comm_ms over wall_ms (`ddp`)"),
         Metric("ttft_ms", "ms", "step", "time to first token: prompt fed to first token known"),
         Metric("decode_ms", "ms", "step", "mean time of a token after the first"),
         Metric("decode_tokens_per_sec", "tokens/s", "step", "tokens after the first over time"),
@@ -104,6 +106,7 @@ EVENTS: dict[str, str] = {
     "checkpoint_saved": "an epoch's checkpoint is on disk in full",
     "checkpoint_loaded": "the state of another run was read",
     "stimulus_applied": "the declared stimulus took effect",
+    "rank_ended": "one rank of several ended other than completed; its status says how",
     "run_finished": "the run came to its own end",
 }
 """Every event by name."""

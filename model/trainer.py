@@ -24,7 +24,6 @@ from pytest_gates.model.account import say_residency, say_state
 from pytest_gates.model.anatomy import Anatomy
 from pytest_gates.model.built import built, compute_dtype
 from pytest_gates.model.census import parameter_sha256
-from pytest_gates.model.checkpoint import Checkpointer
 from pytest_gates.model.clock import Clock, clock_for
 from pytest_gates.model.config import Kill, NonFinite, PretrainRun, Request
 from pytest_gates.model.control import Control
@@ -38,6 +37,7 @@ from pytest_gates.model.data import (
     refuse_beyond,
 )
 from pytest_gates.model.epochs import Epochs
+from pytest_gates.model.parallel.group import ALONE, Group
 from pytest_gates.model.resolved import configuration
 from pytest_gates.model.seams import Seams
 from pytest_gates.model.selfcheck import SelfCheck
@@ -53,7 +53,13 @@ _METADATA_NAMES = {"epoch_loss": "train_loss", "epoch_s": "wall_seconds"}
 """What the field calls an epoch's figures in a checkpoint's metadata."""
 
 
-def run(request: Request, device: torch.device, writer: TelemetryWriter, seams: Seams) -> None:
+def run(
+    request: Request,
+    device: torch.device,
+    writer: TelemetryWriter,
+    seams: Seams,
+    group: Group = ALONE,
+) -> None:
     """Train as the request tells; a normal return is status COMPLETED.
 
     Raises:
@@ -68,9 +74,13 @@ def run(request: Request, device: torch.device, writer: TelemetryWriter, seams: 
     for name, value, origin in configuration(request.run):
         writer.fact(f"config.{name}", value)
         writer.fact(f"config.{name}.from", origin)
-    control = Control(request.control)
+    control = Control(request.control, group.rank)
     control.show_allocations(request.allocations_mib, device, writer)
-    training = Training(request.run, corpus, device, writer, seams=seams, control=control)
+    for name, value in group.facts(device).items():
+        writer.fact(name, value)
+    training = Training(
+        request.run, corpus, device, writer, seams=seams, control=control, group=group
+    )
     if request.run.resume is not None:
         assert request.resume_from is not None
         training.resume(Path(request.resume_from), request.run.resume.epoch)
@@ -106,9 +116,10 @@ class Training:
         *,
         seams: Seams,
         control: Control,
+        group: Group = ALONE,
     ) -> None:
         self._run, self._device, self._writer = run, device, writer
-        self._seams, self._control = seams, control
+        self._seams, self._control, self._group = seams, control, group
         end = run.stimulus.step if isinstance(run.stimulus, DataEnd) else None
         self._batches = Batches(
             Windows(corpus.train, run.seq_len),
@@ -126,13 +137,14 @@ class Training:
         )
         writer.fact("tokens_per_step", run.tokens_per_step)
         writer.fact("step_flops", run.step_flops)
-        self._step = step_for(run, self._model, device, writer, seams)
+        self._step = step_for(run, self._model, device, writer, seams=seams, group=group)
         writer.event("optimizer_built", optimizer="AdamW", fused=True)
         self._clock: Clock[Any] = clock_for(device)
         self._anatomy = Anatomy(run, self._clock, device)
         self._statistics = Statistics(run, self._model, writer)
         keeps = run.checkpoint == "epoch"
-        self._checkpointer = Checkpointer(writer.folder / "checkpoints", device) if keeps else None
+        kept = writer.folder / "checkpoints"
+        self._checkpointer = group.checkpoints(kept, device) if keeps else None
         # Two buffers each: step k + 2 may overwrite those of step k, which was read by then.
         pinned = device.type == "cuda"
         shape = self._step.tokens.shape
@@ -163,7 +175,7 @@ class Training:
                 "has none left",
             )
         hashes = checkpoint.verify(folder, metadata)
-        count = checkpoint.restore(
+        count = self._group.restore(
             folder, metadata, self._model, self._step.optimizer, self._device
         )
         self._epochs.resume(metadata["epochs"])
@@ -213,11 +225,12 @@ class Training:
     def _launch(self, step: int) -> Launched:
         run, inputs = self._run, self._step
         dealt, report = self._dealt[step % 2], self._reports[step % 2]
-        batch = self._seams.batch(step, self._batches.batch(step))
+        batch = self._group.shard(self._seams.batch(step, self._batches.batch(step)))
         dealt.copy_(torch.from_numpy(batch))
         if step == self._batches.cycles_at:
             self._writer.event("data_cycled", step, tokens=self._batches.tokens_per_pass)
         inputs.mark = self._anatomy.begin(step)
+        self._group.begin(step, self._clock)
         begin = self._clock.mark()
         inputs.tokens.copy_(dealt, non_blocking=True)
         inputs.lr.fill_(self._seams.learning_rate(step, run.steps, run.optimizer))
@@ -256,6 +269,7 @@ class Training:
             **({} if said.param_hash is None else {"param_hash": said.param_hash}),
             **self._statistics.clipped_norm(done.step),
             **self._anatomy.parts(done.since, done.begin, done.marks),
+            **self._group.told(done.step, done.since, wall_ms),
             **done.memory,
         }
         self._writer.step(**self._seams.tell_step(line))
@@ -355,6 +369,8 @@ class Training:
         stimulus = self._run.stimulus
         if self._step.poison is None or not isinstance(stimulus, NonFinite):
             return
+        if stimulus.rank != self._group.rank:
+            return
         if step == stimulus.step:
             self._step.poison.fill_(math.nan)
             self._writer.event("stimulus_applied", step, stimulus="nan")
@@ -363,7 +379,9 @@ class Training:
 
     def _kill_if_told(self, step: int) -> None:
         stimulus = self._run.stimulus
-        if isinstance(stimulus, Kill) and step == stimulus.step:
+        if not isinstance(stimulus, Kill) or stimulus.rank != self._group.rank:
+            return
+        if step == stimulus.step:
             self._writer.event("stimulus_applied", step, stimulus="kill")
             os.kill(os.getpid(), signal.SIGKILL)
 

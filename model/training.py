@@ -72,6 +72,8 @@ class Kill(Settings):
 
     kind: Literal["kill"]
     step: Index
+    rank: Index = 0
+    """Which process of the run."""
 
 
 class NonFinite(Settings):
@@ -79,6 +81,8 @@ class NonFinite(Settings):
 
     kind: Literal["nan"]
     step: Index
+    rank: Index = 0
+    """Which process of the run."""
 
 
 class DataEnd(Settings):

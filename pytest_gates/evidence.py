@@ -9,14 +9,15 @@ import functools
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from pytest_gates.canonical import digest
-from pytest_gates.model.config import PRESETS, RecordedRun, Run, Settings
+from pytest_gates.model.config import PRESETS, PretrainRun, RecordedRun, Run, Settings
 from pytest_gates.model.faults import fault_adapter
+from pytest_gates.model.telemetry import STATUSES
 
 SCHEMA = 1
 """Version of the meaning of a run's fields and defaults; part of every run's hash."""
@@ -144,6 +145,17 @@ class Witness:
 
 
 @dataclass(frozen=True)
+class Rank:
+    """One process of a run of several, as the process outside found it."""
+
+    pid: int | None
+    """A child of the run's launcher; None: none was found under the PID that the rank told."""
+    gpu: Gpu | None
+    """The GPU that was watched for it."""
+    witness: Witness
+
+
+@dataclass(frozen=True)
 class Artifact:
     """A file that a run left or read, as the process outside found it after the run's end."""
 
@@ -191,6 +203,8 @@ class Evidence:
     telemetry: tuple[Telemetry, ...]
     """One a rank."""
     witness: Witness
+    ranks: tuple[Rank, ...] = ()
+    """The processes of a run that declares `launch`; of any other, none."""
     artifacts: tuple[Artifact, ...] = ()
     """Checkpoints of the run; their bytes are not evidence, their hashes are."""
     reason: str | None = None
@@ -208,6 +222,38 @@ class Evidence:
     def main(self) -> Telemetry:
         """Telemetry of rank 0; empty if the run never said a word."""
         return self.telemetry[0] if self.telemetry else Telemetry()
+
+    def of_rank(self, rank: int) -> Evidence:
+        """The same execution as one rank saw it: its telemetry, process, GPU, share and end."""
+        run = self.run
+        assert isinstance(run, PretrainRun)
+        said = self.telemetry[rank] if rank < len(self.telemetry) else Telemetry()
+        seen = self.ranks[rank] if rank < len(self.ranks) else Rank(None, None, UNWATCHED)
+        own = {"device": run.rank_device(rank), "batch_size": run.rank_batch_size}
+        return replace(
+            self,
+            run=run.model_copy(update=own),
+            host=replace(self.host, gpu=seen.gpu),
+            status=rank_status(said),
+            reason=None,
+            pid=seen.pid,
+            telemetry=(said,) if rank < len(self.telemetry) else (),
+            witness=seen.witness,
+        )
+
+
+UNWATCHED = Witness(unavailable="the process was not found from outside")
+
+
+def rank_status(said: Telemetry) -> str:
+    """How one rank ended, by its own words; one that says nothing of it was ended by a signal."""
+    for event in reversed(said.events):
+        if event.event == "run_finished":
+            return "COMPLETED"
+        status = event.detail.get("status")
+        if event.event == "rank_ended" and isinstance(status, str) and status in STATUSES:
+            return status
+    return "KILLED"
 
 
 @functools.lru_cache(maxsize=4096)

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from getpass import getuser
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,7 +31,9 @@ from pytest_gates.errors import ChangedEvidenceError, EvidenceError, MissingEvid
 from pytest_gates.evidence import (
     Artifact,
     Evidence,
+    Gpu,
     HostInfo,
+    Rank,
     Telemetry,
     Witness,
     run_adapter,
@@ -75,6 +77,13 @@ class Key(Settings):
     group: StrictStr | None
 
 
+class RankEntry(Settings):
+    """One process of several."""
+
+    pid: Index | None
+    gpu: Gpu | None
+
+
 class Manifest(Settings):
     """`manifest.json`: what was executed, where, how it ended, and the hash of each file."""
 
@@ -92,6 +101,8 @@ class Manifest(Settings):
     declared: StrictBool
     code: StrictStr | None
     notes: tuple[StrictStr, ...]
+    ranks: tuple[RankEntry, ...] = ()
+    """Left out where the run declares no `launch`."""
     files: dict[StrictStr, FileEntry]
 
 
@@ -113,6 +124,7 @@ def seal(
     declared: bool = False,
     code: str | None = None,
     notes: tuple[str, ...] = (),
+    ranks: Sequence[Rank] = (),
     limit_bytes: int = LIMIT_BYTES,
 ) -> Path:
     """Copy the files of one execution into an evidence folder beneath `parent`.
@@ -123,6 +135,7 @@ def seal(
         EvidenceError: the files exceed `limit_bytes`, or cannot be written; nothing is left then.
     """
     assert status in STATUSES, f"{status} is no status"
+    assert all(rank_witness(number) in files for number in range(1, len(ranks)))
     hashed = run_hash(run)
     manifest = {
         "format": FORMAT,
@@ -138,6 +151,7 @@ def seal(
         "declared": declared,
         "code": code,
         "notes": notes,
+        **({"ranks": [{"pid": one.pid, "gpu": one.gpu} for one in ranks]} if ranks else {}),
     }
     with staged(parent) as staging:
         _check_size(files, limit_bytes)
@@ -203,6 +217,10 @@ def read_evidence(root: Path, location: str) -> Evidence:
         declared=manifest.declared,
         telemetry=telemetry,
         witness=_witness(folder, location, manifest),
+        ranks=tuple(
+            Rank(one.pid, one.gpu, _witness(folder, location, manifest, rank_witness(number)))
+            for number, one in enumerate(manifest.ranks)
+        ),
         artifacts=_artifacts(contents, location),
         reason=manifest.reason,
         location=location,
@@ -300,11 +318,16 @@ def _artifacts(contents: Mapping[str, bytes], location: str) -> tuple[Artifact, 
     return () if data is None else parse_artifacts(data, f"{location}/{ARTIFACTS}")
 
 
-def _witness(folder: Path, location: str, manifest: Manifest) -> Witness:
-    if WITNESS not in manifest.files:
+def rank_witness(rank: int) -> str:
+    """Name of the file of what was seen of a rank; that of rank 0 is the run's own."""
+    return WITNESS if rank == 0 else f"witness-{rank}.csv"
+
+
+def _witness(folder: Path, location: str, manifest: Manifest, name: str = WITNESS) -> Witness:
+    if name not in manifest.files:
         return Witness(unavailable="no samples were recorded")
     try:
-        return read_witness(folder / WITNESS)
+        return read_witness(folder / name)
     except EvidenceError as error:
         raise EvidenceError(str(error).replace(str(folder), location)) from None
 

@@ -48,6 +48,9 @@ class Settings:
     """Largest evidence of one run."""
     cache_limit_mib: float = 2048.0
     """Size of the ignored cache of evidence that no record cites."""
+    cpu_slots: int | None = None
+    """Threads of runs on the CPU at once, over all sessions; None: as many as there are CPUs."""
+    max_processes: int = 8
     max_steps: int = 100_000
     max_parameters: int = 20_000_000_000
     max_step_tokens: int = 4_194_304
@@ -69,7 +72,7 @@ class Settings:
         """The most that a contract may ask for."""
         from pytest_gates.contract.runs import Caps  # noqa: PLC0415 - pydantic stays unloaded
 
-        return Caps(self.max_steps, self.max_parameters, self.max_step_tokens)
+        return Caps(self.max_steps, self.max_parameters, self.max_step_tokens, self.max_processes)
 
     def shown(self, path: Path) -> str:
         """A path as people see it: relative to the root where it lies below."""
@@ -87,11 +90,18 @@ INI_OPTIONS: dict[str, tuple[str, str]] = {
     "gates_lock_timeout_s": ("3600", "seconds to wait for a device that another process holds"),
     "gates_evidence_limit_mib": ("16", "largest evidence of one run, in MiB"),
     "gates_cache_limit_mib": ("2048", "size of the cache of evidence that no record cites, in MiB"),
+    "gates_cpu_slots": (
+        "auto",
+        "threads of runs on the CPU at once; auto: as many as there are CPUs",
+    ),
+    "gates_max_processes": ("8", "most processes on a node that a contract may start for a run"),
     "gates_max_steps": ("100000", "most steps a contract may ask for"),
     "gates_max_parameters": ("20000000000", "most parameters a contract may ask for"),
     "gates_max_step_tokens": ("4194304", "most tokens a step a contract may ask for"),
 }
 """Options of pytest's configuration: default and help."""
+WORDS = frozenset({"gates_stale", "gates_cpu_slots"})
+"""Those that may be words."""
 
 
 def settings_from(config: pytest.Config, session: str, terminal: TextIO | None = None) -> Settings:
@@ -100,7 +110,8 @@ def settings_from(config: pytest.Config, session: str, terminal: TextIO | None =
     Raises:
         ValueError: an option is no positive number; the message names it.
     """
-    numbers = {name: _positive(config, name) for name in INI_OPTIONS if name != "gates_stale"}
+    numbers = {name: _positive(config, name) for name in INI_OPTIONS if name not in WORDS}
+    slots = str(config.getini("gates_cpu_slots"))
     record = config.getoption("gates_record")
     if record is None:
         record = "never" if os.environ.get("CI") or config.getoption("gates_replay") else "changed"
@@ -119,6 +130,8 @@ def settings_from(config: pytest.Config, session: str, terminal: TextIO | None =
         lock_timeout_s=numbers["gates_lock_timeout_s"],
         evidence_limit_mib=numbers["gates_evidence_limit_mib"],
         cache_limit_mib=numbers["gates_cache_limit_mib"],
+        cpu_slots=None if slots == "auto" else int(_positive(config, "gates_cpu_slots")),
+        max_processes=int(numbers["gates_max_processes"]),
         max_steps=int(numbers["gates_max_steps"]),
         max_parameters=int(numbers["gates_max_parameters"]),
         max_step_tokens=int(numbers["gates_max_step_tokens"]),

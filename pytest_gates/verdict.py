@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pytest_gates.checks.base import Check, Outcome, RunCheck, RunsCheck, Verdict
 from pytest_gates.contract.models import Gate, check_kind
@@ -96,9 +96,19 @@ def _evaluate(check: Check, gate: Gate, evidence: EvidenceByRun) -> list[Outcome
         return [check.evaluate(evidence)]
     assert isinstance(check, RunCheck), f"{check_kind(check)} is neither kind of check"
     assert gate.run is not None, "refused when the contract was loaded"
-    outcomes = [check.evaluate(execution, gate.gpus) for execution in evidence[gate.run]]
+    outcomes = [
+        _of_rank(rank, check.evaluate(seen, gate.gpus))
+        for execution in evidence[gate.run]
+        for rank, seen in check.of_ranks(execution)
+    ]
     worst = Verdict.worst([outcome.verdict for outcome in outcomes])
     return [next(outcome for outcome in outcomes if outcome.verdict is worst)]
+
+
+def _of_rank(rank: int | None, outcome: Outcome) -> Outcome:
+    if rank is None:
+        return outcome
+    return replace(outcome, summary=f"rank {rank}: {outcome.summary}")
 
 
 def _ended_early(evidence: EvidenceByRun) -> str:

@@ -24,7 +24,7 @@ from pytest_gates.evidence import Gpu
 from pytest_gates.run.device_lock import cpu_lock, gpu_lock
 folder = Path(sys.argv[1])
 gpu = Gpu("NVIDIA H200", "GPU-1111", 143771)
-with gpu_lock(gpu, name="cuda:0", running="GATE-X", timeout_s=1, folder=folder):
+with gpu_lock([gpu], name="cuda:0", running="GATE-X", timeout_s=1, folder=folder):
     with cpu_lock(999, running="GATE-X", timeout_s=1, folder=folder):
         print("held", flush=True)
         time.sleep(600)
@@ -48,7 +48,7 @@ def test_a_held_gpu_names_its_holder(tmp_path: Path) -> None:
     with (
         holder(tmp_path) as process,
         pytest.raises(RunError) as caught,
-        gpu_lock(H200, name="cuda:0", running="GATE-Y", timeout_s=0.1, folder=tmp_path),
+        gpu_lock([H200], name="cuda:0", running="GATE-Y", timeout_s=0.1, folder=tmp_path),
     ):
         pass
     assert str(caught.value).startswith(
@@ -60,7 +60,7 @@ def test_a_held_gpu_names_its_holder(tmp_path: Path) -> None:
 def test_another_gpu_is_free(tmp_path: Path) -> None:
     with (
         holder(tmp_path),
-        gpu_lock(OTHER, name="cuda:1", running="GATE-Y", timeout_s=0.1, folder=tmp_path),
+        gpu_lock([OTHER], name="cuda:1", running="GATE-Y", timeout_s=0.1, folder=tmp_path),
     ):
         pass
 
@@ -70,7 +70,7 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
         process.kill()
         process.wait()
         with (
-            gpu_lock(H200, name="cuda:0", running="GATE-Y", timeout_s=0.5, folder=tmp_path),
+            gpu_lock([H200], name="cuda:0", running="GATE-Y", timeout_s=0.5, folder=tmp_path),
             cpu_lock(1, running="GATE-Y", timeout_s=0.5, folder=tmp_path),
         ):
             pass
@@ -78,12 +78,12 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
 
 def test_one_process_waits_for_itself_too(tmp_path: Path) -> None:
     with (
-        gpu_lock(H200, name="cuda:0", running="GATE-X", timeout_s=0.1, folder=tmp_path),
+        gpu_lock([H200], name="cuda:0", running="GATE-X", timeout_s=0.1, folder=tmp_path),
         pytest.raises(RunError, match=f"pid {os.getpid()} running GATE-X"),
-        gpu_lock(H200, name="cuda:0", running="GATE-Y", timeout_s=0.1, folder=tmp_path),
+        gpu_lock([H200], name="cuda:0", running="GATE-Y", timeout_s=0.1, folder=tmp_path),
     ):
         pass
-    with gpu_lock(H200, name="cuda:0", running="GATE-Y", timeout_s=0.1, folder=tmp_path):
+    with gpu_lock([H200], name="cuda:0", running="GATE-Y", timeout_s=0.1, folder=tmp_path):
         pass
 
 
@@ -126,7 +126,7 @@ def test_a_lock_is_waited_for(tmp_path: Path) -> None:
         killer = subprocess.Popen([sys.executable, "-c",
             f"import os, time; time.sleep(0.3); os.kill({process.pid}, 9)"])  # fmt: skip
         begun = time.monotonic()
-        with gpu_lock(H200, name="cuda:0", running="GATE-Y", timeout_s=10, folder=tmp_path):
+        with gpu_lock([H200], name="cuda:0", running="GATE-Y", timeout_s=10, folder=tmp_path):
             assert 0.1 < time.monotonic() - begun < 5
         killer.wait()
 

@@ -74,6 +74,7 @@ from pytest_gates.model.faults.path import (
     SwigluSlice,
     UnmaskedAttention,
 )
+from pytest_gates.model.faults.ranks import LocalGradients, SameShard, SummedGradients
 from pytest_gates.model.faults.rules import SloppyDeviceGrammar, WrongEnvironment
 from pytest_gates.model.faults.speed import (
     FusedAttentionOff,
@@ -105,6 +106,7 @@ FAMILIES: dict[str, tuple[type[BaseFault], ...]] = {
         SwigluSlice, SwappedGateUp, UnmaskedAttention, KvHeadMissing, OutlierChannel,
         DetachedGate, FewerTokens,
     ),
+    "several processes": (SummedGradients, LocalGradients, SameShard),
     "rules and reports": (WrongEnvironment, SloppyDeviceGrammar),
     "planted evidence": (
         EditedEvidence, StaleEvidence, ForeignConfiguration, ForeignGpu, TypedVerdict,
@@ -169,6 +171,9 @@ Fault = Annotated[
     | FewerTokens
     | WrongEnvironment
     | SloppyDeviceGrammar
+    | SummedGradients
+    | LocalGradients
+    | SameShard
     | EditedEvidence
     | StaleEvidence
     | ForeignConfiguration

@@ -20,6 +20,7 @@ def why_eager(run: PretrainRun, device: torch.device, seams: Seams) -> str | Non
         "the run asks for it": run.execution == "eager",
         "not on CUDA": device.type != "cuda",
         "not in bf16": compute_dtype(run.dtype, device) != torch.bfloat16,
+        "several processes": run.launch is not None,
         "gradient accumulation": len(run.micro_sizes) > 1,
         "the stimulus changes the loss": isinstance(run.stimulus, NonFinite),
         "every parameter's statistics": bool(run.statistics),

@@ -12,6 +12,7 @@ from pytest_gates.model.sabotage import (
     learning,
     numbers,
     path,
+    ranks,
     rules,
     speed,
 )
@@ -26,6 +27,7 @@ EFFECTS = {
     **architecture.EFFECTS,
     **path.EFFECTS,
     **rules.EFFECTS,
+    **ranks.EFFECTS,
 }
 """What each fault does, by its class: fault -> seams."""
 

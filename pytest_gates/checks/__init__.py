@@ -12,6 +12,7 @@ from pytest_gates.checks.base import Check
 from pytest_gates.checks.bounds import Bounded, Finite, NotConstant, RequiredFields
 from pytest_gates.checks.budget import Budget
 from pytest_gates.checks.descent import Descent
+from pytest_gates.checks.equal_ranks import EqualRanks
 from pytest_gates.checks.equal_runs import EqualRuns
 from pytest_gates.checks.fact import Fact
 from pytest_gates.checks.layer_statistics import LayerStatistics
@@ -37,6 +38,7 @@ AnyCheck = Annotated[
     | EventCheck
     | Fact
     | EqualRuns
+    | EqualRanks
     | Property
     | TraceSpike
     | TraceParity
@@ -64,6 +66,7 @@ CHECKS: tuple[type[Check], ...] = (
     EventCheck,
     Fact,
     EqualRuns,
+    EqualRanks,
     Property,
     TraceSpike,
     TraceParity,

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -24,7 +24,7 @@ from pydantic import (
 
 from pytest_gates.checks.strictness import Compare, FieldChange, unproven
 from pytest_gates.evidence import Evidence
-from pytest_gates.model.config import Run
+from pytest_gates.model.config import PretrainRun, Run
 from pytest_gates.model.telemetry import EVENTS, METRICS
 from pytest_gates.vocabulary import hint
 
@@ -232,8 +232,49 @@ class Check(BaseModel):
         """
 
 
+def _rank_list(value: object) -> object:
+    """One clear error in place of one a form."""
+    if value is None or value == "all":
+        return value
+    ranks = list(value) if isinstance(value, list | tuple) else []
+    whole = all(isinstance(rank, int) and not isinstance(rank, bool) for rank in ranks)
+    if not ranks or not whole or min(ranks) < 0 or len(set(ranks)) != len(ranks):
+        raise ValueError("expected `all`, or a list of ranks: [0, 1]")
+    return value
+
+
+RankList = Annotated[
+    Literal["all"] | tuple[StrictInt, ...] | None,
+    BeforeValidator(_rank_list),
+    WithJsonSchema({"anyOf": [{"const": "all"}, {
+        "type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0},
+    }]}),
+]  # fmt: skip
+"""Ranks of a run that declares `launch`."""
+
+
+def rank_refusals(ranks: Literal["all"] | tuple[int, ...] | None, run: Run) -> Iterator[Refusal]:
+    """Why these ranks are none of the run's."""
+    if ranks is None:
+        return
+    if not isinstance(run, PretrainRun) or run.launch is None:
+        yield ("ranks",), "the run is one process; give it `launch: {processes: N}`"
+    elif ranks != "all" and max(ranks) >= run.ranks:
+        yield ("ranks",), f"rank {max(ranks)} is none of the run's {run.ranks}"
+
+
+def ranks_of(ranks: Literal["all"] | tuple[int, ...], evidence: Evidence) -> tuple[int, ...]:
+    """The ranks by number."""
+    assert isinstance(evidence.run, PretrainRun)
+    return tuple(range(evidence.run.ranks)) if ranks == "all" else ranks
+
+
 class RunCheck(Check):
     """A check over one execution of the gate's own run."""
+
+    ranks: RankList = None
+    """Of a run that declares `launch`: the ranks that are each held to it, `all` or a list. Left
+    out: rank 0, and how the group as a whole ended."""
 
     def refusals(
         self,
@@ -245,7 +286,14 @@ class RunCheck(Check):
         if run is None:
             yield (), "the gate names no `run` for it"
         else:
+            yield from rank_refusals(self.ranks, run)
             yield from self.misfits(run, gpus)
+
+    def of_ranks(self, evidence: Evidence) -> tuple[tuple[int | None, Evidence], ...]:
+        """What is to be evaluated: the execution, or what each rank saw of it."""
+        if self.ranks is None:
+            return ((None, evidence),)
+        return tuple((rank, evidence.of_rank(rank)) for rank in ranks_of(self.ranks, evidence))
 
     def misfits(self, run: Run, gpus: Collection[str]) -> Iterator[Refusal]:
         """Why the check makes no sense for this run."""

@@ -26,11 +26,17 @@ class Shape:
     batch_size: int | None = None
     steps: int | None = None
     pid: int | None = None
+    shards: int = 1
+    """Among how many ranks the state is divided."""
 
     @property
     def census_bytes(self) -> int | None:
-        """Fewest bytes that the declared training state needs on the device."""
-        return self.architecture.training_bytes if self.architecture else None
+        """Fewest bytes that the declared training state, or a shard, needs on the device."""
+        if self.architecture is None:
+            return None
+        if self.shards == 1:
+            return self.architecture.training_bytes
+        return self.architecture.shard_bytes(self.shards)
 
     @property
     def step_flops(self) -> int | None:
@@ -49,7 +55,10 @@ class Shape:
 def shape_of(run: Run) -> Shape:
     """What a run declares."""
     if isinstance(run, PretrainRun):
-        return Shape(run.device, run.architecture, run.seq_len, run.batch_size, run.steps)
+        shards = run.ranks if run.sharded else 1
+        return Shape(
+            run.device, run.architecture, run.seq_len, run.batch_size, run.steps, shards=shards
+        )
     if isinstance(run, ForwardRun):
         repeat = run.decode.repeat if run.decode is not None else None
         return Shape(run.device, run.architecture, steps=repeat)

@@ -162,20 +162,19 @@ class EqualRuns(RunsCheck):
         if len({execution.id for _, execution in executions}) < needed:
             return self._outcome(Verdict.INCONCLUSIVE, "an execution is compared with itself")
         pairs = list(combinations(executions, 2))
-        compared = [self._compare(a, b) for (_, a), (_, b) in pairs]
+        compared = [self.compare(a, b) for (_, a), (_, b) in pairs]
         differences = [one for found, _ in compared for one in found]
         gaps = [gap for _, gap in compared if gap is not None]
         titles = [f"{a} and {b}" for (a, _), (b, _) in pairs]
         firsts = [f"{title}: {found[0].place}, {found[0].values}"
                   for title, (found, _) in zip(titles, compared, strict=True) if found]  # fmt: skip
         ends = "".join(sorted({ended(execution) for _, execution in executions}))
-        verdict, text = self._verdict([found for found, _ in compared], gaps)
+        verdict, text = self.decide([found for found, _ in compared], gaps)
         shown = f"{text}; {firsts[0]}" if firsts else text
         return self._outcome(verdict, shown + ends, len(differences), firsts)
 
-    def _verdict(
-        self, pairs: Sequence[Sequence[Difference]], gaps: list[str]
-    ) -> tuple[Verdict, str]:
+    def decide(self, pairs: Sequence[Sequence[Difference]], gaps: list[str]) -> tuple[Verdict, str]:
+        """The verdict over the differences of each pair, and the reasons for more of them."""
         count = sum(map(len, pairs))
         if self.expect == "equal":
             if count:
@@ -189,7 +188,7 @@ class EqualRuns(RunsCheck):
             return Verdict.FAIL, "all values equal, and they should differ"
         return Verdict.INCONCLUSIVE, "they differ in NaN alone"
 
-    def _compare(self, a: Evidence, b: Evidence) -> tuple[list[Difference], str | None]:
+    def compare(self, a: Evidence, b: Evidence) -> tuple[list[Difference], str | None]:
         """All differences in order, and why there may be more."""
         differences: list[Difference] = []
         gap = None

@@ -95,6 +95,8 @@ class Residency(RunCheck):
         if not isinstance(run, PretrainRun | RecordedRun):
             yield (), f"driver {run.driver} trains nothing that could reside anywhere"
             return
+        if isinstance(run, PretrainRun) and run.launch is not None and self.ranks is None:
+            yield (), "the run has several processes; say whose: `ranks: all`"
         device = shape_of(run).device
         if device is not None and not device.startswith("cuda"):
             yield (), f"device {device}: residency needs an explicit cuda or cuda:N"

@@ -70,6 +70,8 @@ class ExitStatus(RunCheck):
 
     def misfits(self, run: Run, gpus: Collection[str]) -> Iterator[Refusal]:
         """Recordings, of which nobody measured the time or saw the folder."""
+        if self.ranks is not None and self.within_s is not None:
+            yield ("within_s",), "the time is that of the whole run; leave `ranks` out"
         if isinstance(run, RecordedRun):
             for key in ("within_s", "run_folder"):
                 if getattr(self, key) is not None:

@@ -29,6 +29,7 @@ class Caps:
     steps: int = 100_000
     parameters: int = 20_000_000_000
     step_tokens: int = 4_194_304
+    processes: int = 8
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,6 +217,10 @@ def exceeded(run: Run, caps: Caps) -> Iterator[tuple[Path, str]]:
     if isinstance(run, PretrainRun):
         if run.steps > caps.steps:
             yield ("steps",), _over("steps", run.steps, caps.steps, "gates_max_steps")
+        if run.launch is not None and run.launch.processes > caps.processes:
+            count = run.launch.processes
+            text = _over("processes on a node", count, caps.processes, "gates_max_processes")
+            yield ("launch", "processes"), text
         if run.tokens_per_step > caps.step_tokens:
             tokens = run.tokens_per_step
             text = _over("tokens a step", tokens, caps.step_tokens, "gates_max_step_tokens")

@@ -34,16 +34,16 @@ _LINES = TypeAdapter(list[_Line])
 
 
 def inventory(folder: Path, prefix: str) -> Iterator[Artifact]:
-    """Every file of a folder, by name; drafts of unfinished writes too.
+    """Every file of a folder and below, by name; drafts of unfinished writes too.
 
     Raises:
         OSError: a file cannot be read.
     """
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    for path in sorted(found for found in folder.rglob("*") if found.is_file()):
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         yield Artifact(
-            path=f"{prefix}/{path.name}",
+            path=f"{prefix}/{path.relative_to(folder).as_posix()}",
             bytes=path.stat().st_size,
             sha256=digest,
             tensors=_tensors(path),

@@ -32,12 +32,19 @@ def lock_folder() -> Path:
 
 @contextmanager
 def gpu_lock(
-    gpu: Gpu, *, name: str, running: str, timeout_s: float, folder: Path | None = None
-) -> Iterator[None]:
-    """Hold a GPU for a run.
+    gpus: Sequence[Gpu],
+    *,
+    needed: int = 1,
+    name: str,
+    running: str,
+    timeout_s: float,
+    folder: Path | None = None,
+) -> Iterator[tuple[Gpu, ...]]:
+    """Hold GPUs for a run, all at once; yields those that were free first, in the order given.
 
     Args:
-        gpu: which one; its UUID is the key.
+        gpus: those that would do; their UUIDs are the keys.
+        needed: how many of them.
         name: what the run calls it, `cuda:0`.
         running: what runs, for whoever waits.
         timeout_s: seconds to wait for it.
@@ -46,22 +53,30 @@ def gpu_lock(
     Raises:
         RunError: somebody else holds it still; the message names the holder.
     """
-    assert gpu.uuid is not None
-    device = f"{name} ({gpu.name})"
-    path = _folder(folder) / f"{re.sub('[^A-Za-z0-9-]', '_', gpu.uuid)}.lock"
+    several = f", {needed} of {len(gpus)}" if len(gpus) > 1 else ""
+    device = f"{name} ({gpus[0].name}{several})"
+    home = _folder(folder)
+    by_path = {home / f"{re.sub('[^A-Za-z0-9-]', '_', str(gpu.uuid))}.lock": gpu for gpu in gpus}
+    paths = list(by_path)
     with ExitStack() as held:
-        _wait(lambda: _take(held, [path], 1, running), timeout_s, device, [path])
-        yield
+        taken = _wait(lambda: _take(held, paths, needed, running), timeout_s, device, paths)
+        yield tuple(by_path[path] for path in taken)
 
 
 @contextmanager
 def cpu_lock(
-    threads: int, *, running: str, timeout_s: float, folder: Path | None = None
+    threads: int,
+    *,
+    running: str,
+    timeout_s: float,
+    folder: Path | None = None,
+    slots: int | None = None,
 ) -> Iterator[None]:
     """Hold as many of the machine's CPUs as a run has threads, or all of them.
 
     Args:
-        threads: CPU threads of the run.
+        threads: CPU threads of the run, those of all its processes.
+        slots: how many there are; None: as many as this process may use.
         running: what runs, for whoever waits.
         timeout_s: seconds to wait for them.
         folder: where the locks lie; None: `lock_folder()`.
@@ -70,7 +85,7 @@ def cpu_lock(
         RunError: others hold too many of them still; the message names one of the holders.
     """
     home = _folder(folder)
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = slots or cpu_count()
     paths = [home / f"cpu-{number}.lock" for number in range(cpus)]
     needed = min(threads, cpus)
     with ExitStack() as held:
@@ -79,9 +94,18 @@ def cpu_lock(
         yield
 
 
-def _wait(take: Callable[[], bool], timeout_s: float, device: str, paths: Sequence[Path]) -> None:
+def cpu_count() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _wait(
+    take: Callable[[], list[Path]], timeout_s: float, device: str, paths: Sequence[Path]
+) -> list[Path]:
     until = time.monotonic() + timeout_s
-    while not take():
+    while not (taken := take()):
         if time.monotonic() > until:
             holders = "; ".join(sorted({_holder(path) for path in paths if path.exists()}))
             raise RunError(
@@ -89,12 +113,13 @@ def _wait(take: Callable[[], bool], timeout_s: float, device: str, paths: Sequen
                 f"wait for that, or end it"
             )
         time.sleep(_POLL_S)
+    return taken
 
 
-def _take(held: ExitStack, paths: Sequence[Path], needed: int, running: str) -> bool:
+def _take(held: ExitStack, paths: Sequence[Path], needed: int, running: str) -> list[Path]:
     """Take so many of the locks, or none: half of what two runs need would block both for ever."""
     with ExitStack() as attempt:
-        taken = 0
+        taken: list[Path] = []
         for path in paths:
             lock = FileLock(path)
             try:
@@ -103,11 +128,11 @@ def _take(held: ExitStack, paths: Sequence[Path], needed: int, running: str) -> 
                 continue
             attempt.callback(lock.release)
             _say_holder(path, running)
-            taken += 1
-            if taken == needed:
+            taken.append(path)
+            if len(taken) == needed:
                 held.push(attempt.pop_all())
-                return True
-    return False
+                return taken
+    return []
 
 
 def _say_holder(path: Path, running: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pynvml
 
 from pytest_gates.evidence import Gpu
-from pytest_gates.model.config import ExecutedRun, ProbeRun
+from pytest_gates.model.config import ExecutedRun, PretrainRun, ProbeRun
 from pytest_gates.model.device import parse_device
 
 MIB = 1024 * 1024
@@ -76,6 +76,36 @@ class Gpus:
         if index >= len(visible):
             raise NoGpuError(f"{run.device} asks for cuda:{index}, {len(visible)} GPUs visible")
         return visible[index]
+
+    def of_ranks(self, run: ExecutedRun, environ: Mapping[str, str]) -> tuple[Gpu, ...]:
+        """The GPUs that the ranks of a run ask for, in order; of any other run, its one.
+
+        Raises:
+            NoGpuError: it asks for none, or for one that is not there or cannot be told.
+        """
+        first = self.of(run, environ)
+        if not isinstance(run, PretrainRun) or run.launch is None:
+            return (first,)
+        return tuple(
+            self.of(run.model_copy(update={"device": run.rank_device(rank)}), environ)
+            for rank in range(run.launch.processes)
+        )
+
+    def pinnable(self, run: ExecutedRun, environ: Mapping[str, str]) -> tuple[tuple[Gpu, ...], int]:
+        """The GPUs that any of would do for a run, and how many of them it takes.
+
+        `cuda` means any that are free, `cuda:0` that one. What the machine sees as one kind of GPU
+        is what may stand for another.
+
+        Raises:
+            NoGpuError: it asks for none, or for one that is not there or cannot be told.
+        """
+        asked = self.of_ranks(run, environ)
+        if isinstance(run, ProbeRun) or run.device != "cuda":
+            return asked, len(asked)
+        alike = {(gpu.name, gpu.memory_mib) for gpu in asked}
+        visible = self.visible(environ)
+        return tuple(g for g in visible if (g.name, g.memory_mib) in alike), len(asked)
 
     def _require_known_order(self, environ: Mapping[str, str]) -> None:
         if self._mig_on():

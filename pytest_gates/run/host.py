@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pytest_gates.evidence import Gpu, HostInfo
-from pytest_gates.model.config import RecordedRun, Run
+from pytest_gates.model.config import PretrainRun, RecordedRun, Run
 from pytest_gates.model.device import parse_device
 from pytest_gates.run.gpus import Gpus, NoGpuError
 
@@ -114,8 +114,17 @@ def capability(
             CUDA devices it sees; called only where NVML has the GPU.
     """
     needed = _devices_needed(run)
+    launch = run.launch if isinstance(run, PretrainRun) else None
+    if launch is not None and launch.nodes > 1:
+        gpu_count = f" with {launch.processes} GPUs each" if needed else ""
+        text = f"the run needs {launch.nodes} nodes{gpu_count}, this session starts it on one"
+        return f"{text}: {_missing(launch.ranks, len(gpus.all))}" if needed else text
     if not needed:
         return None
+    if launch is not None and len(gpus.all) < needed:
+        return f"{_missing(needed, len(gpus.all))}: the run needs {needed}, here are " + str(
+            len(gpus.all)
+        )
     if not gpus.all:
         return "no NVIDIA GPU on this machine" + (f" ({gpus.unavailable})" * bool(gpus.unavailable))
     try:
@@ -128,10 +137,17 @@ def capability(
     return None if seen >= needed else _too_few(needed, seen, f"torch ({state}) sees")
 
 
+def _missing(needed: int, there: int) -> str:
+    missing = needed - there
+    return f"{missing} GPU{'s' * (missing != 1)} missing"
+
+
 def _devices_needed(run: Run) -> int:
     """How many CUDA devices must be visible; 0: the run can be executed anywhere."""
     if isinstance(run, RecordedRun) or run.host.cuda == "hidden":
         return 0
+    if isinstance(run, PretrainRun) and run.launch is not None and run.device.startswith("cuda"):
+        return _named_devices(run.device) + run.launch.processes - 1
     return max(int(run.host.cuda == "visible"), _named_devices(getattr(run, "device", "cpu")))
 
 

@@ -12,7 +12,7 @@ from pytest_gates.contract.models import Gate
 from pytest_gates.evidence import run_hash
 from pytest_gates.model.config import ForwardRun, PretrainRun, ProbeRun, RecordedRun, Run
 from pytest_gates.model.faults import Fault
-from pytest_gates.model.training import ValidationLoss
+from pytest_gates.model.training import DataEnd, ValidationLoss
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,11 @@ def describe(run: Run) -> str:
     assert isinstance(run, PretrainRun)
     resumed = ", resumed" if run.resume is not None else ""
     shape = f"{run.steps} steps of {run.batch_size} x {run.seq_len}"
-    return f"pretrain {model} on {run.device}{_hidden(run)}, {shape}{_stimulus(run)}{resumed}"
+    ranks = ""
+    if run.launch is not None:
+        ranks = f", {run.parallel} over {run.ranks} rank{'s' * (run.ranks != 1)}"
+    place = f"{model} on {run.device}{_hidden(run)}"
+    return f"pretrain {place}, {shape}{ranks}{_stimulus(run)}{resumed}"
 
 
 def _stimulus(run: PretrainRun) -> str:
@@ -125,7 +129,8 @@ def _stimulus(run: PretrainRun) -> str:
         return ""
     if isinstance(told, ValidationLoss):
         return f", {told.kind} at epoch {told.epoch}"
-    return f", {told.kind} at step {told.step}"
+    where = "" if run.launch is None or isinstance(told, DataEnd) else f" of rank {told.rank}"
+    return f", {told.kind} at step {told.step}{where}"
 
 
 def _model(run: PretrainRun | ForwardRun) -> str:

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from pytest_gates.evidence import Witness
-from pytest_gates.model.config import Request
+from pytest_gates.model.config import PretrainRun, Request
+from pytest_gates.model.control_files import seen_file
 from pytest_gates.model.telemetry import STATUSES
 from pytest_gates.run.server import Server
 from pytest_gates.run.witness import Observer
@@ -29,19 +31,20 @@ _STATUS_OF_CODE = {code: status for status, code in STATUSES.items() if code is 
 OnLine = Callable[[Mapping[str, Any]], None]
 """Called with each telemetry line of rank 0 while the run lasts."""
 
-Observe = Callable[[int, int], Observer | None]
-"""Makes the witness of (pid, start in nanoseconds of `time.monotonic_ns`), if there can be one."""
+Observe = Callable[[int, int, int], Observer | None]
+"""Makes the witness of (rank, pid, start in nanoseconds of `time.monotonic_ns`), if there can be
+one. A run of one process is rank 0."""
 
 
-def _nobody(pid: int, started_ns: int) -> None:
+def _nobody(rank: int, pid: int, started_ns: int) -> None:
     """The witness of a run that was not started."""
 
 
 class RunProcess:
     """A run from its start to its end."""
 
-    witness: Witness | None = None
-    """What was seen from outside; None: nobody looked."""
+    witnesses: Mapping[int, Witness] = MappingProxyType({})
+    """What was seen from outside, by rank; where one is not in it, nobody looked."""
     started: str
     """When it was started; UTC, ISO 8601."""
 
@@ -53,8 +56,14 @@ class RunProcess:
         self._staging = staging
         self._told = request.allocations_mib
         self._on_line = on_line
-        self._lines = _Tail(staging / "out" / "telemetry-0.jsonl")
-        self._observer: Observer | None = None
+        launch = request.run.launch if isinstance(request.run, PretrainRun) else None
+        self._launched = launch is not None
+        count = 1 if launch is None else launch.ranks
+        self._tails = [_Tail(staging / "out" / f"telemetry-{rank}.jsonl") for rank in range(count)]
+        self._observers: dict[int, Observer] = {}
+        self.rank_pids: list[int | None] = [None] * (count if self._launched else 0)
+        """PIDs of the ranks of a run that declares `launch`, each found below its launcher."""
+        self._started_ns = 0
         self._pid: int | None = None
         self._ended: dict[str, Any] | None = None
         self._observe: Observe = _nobody
@@ -124,8 +133,9 @@ class RunProcess:
 
     def close(self) -> None:
         """Close what was read, and end the witness."""
-        self._lines.close()
-        self.witness = None if self._observer is None else self._observer.stop()
+        for tail in self._tails:
+            tail.close()
+        self.witnesses = {rank: one.stop() for rank, one in self._observers.items()}
 
     def outcome(self) -> tuple[str, str | None]:
         """Status and reason of the end."""
@@ -133,7 +143,8 @@ class RunProcess:
             return "TIMEOUT", f"ended after {self._timeout_s:g} s, its time limit"
         if self.ended["signal"] is not None:
             by = "" if self._kill_step is None else f", its own stimulus at step {self._kill_step}"
-            return "KILLED", f"ended by {signal.Signals(self.ended['signal']).name}{by}"
+            said = _last_words(self._staging / "log.txt", "KILLED") if self._launched else None
+            return "KILLED", (said or f"ended by {signal.Signals(self.ended['signal']).name}") + by
         code = self.ended["exit"]
         if code == 0:
             return "COMPLETED", None
@@ -148,28 +159,44 @@ class RunProcess:
         if message is None:
             return
         if "started" in message:
-            self._pid = message["started"]
-            self._observer = self._observe(message["started"], message["at_ns"])
-            if self._observer is not None:
-                self._observer.start()
+            self._pid, self._started_ns = message["started"], message["at_ns"]
+            if not self._launched:
+                self._watch_rank(0, message["started"])
         else:
             self._ended = message
 
-    def _read_telemetry(self) -> None:
-        for line in self._lines.read():
-            if line.get("event") == "memory_held":
-                self._acknowledge(line.get("index"))
-            if line.get("event") == "stimulus_applied" and line.get("stimulus") == "kill":
-                self._kill_step = line.get("step")
-            if self._on_line is not None:
-                self._on_line(line)
+    def _watch_rank(self, rank: int, pid: int) -> None:
+        observer = self._observe(rank, pid, self._started_ns)
+        if observer is not None:
+            self._observers[rank] = observer
+            observer.start()
 
-    def _acknowledge(self, index: object) -> None:
+    def _read_telemetry(self) -> None:
+        for rank, tail in enumerate(self._tails):
+            for line in tail.read():
+                self._hear(rank, line)
+
+    def _hear(self, rank: int, line: Mapping[str, Any]) -> None:
+        event = line.get("event")
+        if event == "run_started" and self._launched and self.rank_pids[rank] is None:
+            pid = line.get("pid")
+            # A rank's word for its PID counts where the kernel says the same of its parent.
+            if isinstance(pid, int) and parent_of(pid) == self._pid:
+                self.rank_pids[rank] = pid
+                self._watch_rank(rank, pid)
+        if event == "memory_held":
+            self._acknowledge(rank, line.get("index"))
+        if event == "stimulus_applied" and line.get("stimulus") == "kill":
+            self._kill_step = line.get("step")
+        if rank == 0 and self._on_line is not None:
+            self._on_line(line)
+
+    def _acknowledge(self, rank: int, index: object) -> None:
         if not isinstance(index, int) or not 0 <= index < len(self._told):
             return  # a run that says nonsense gets no answer, and goes on after a while
-        if self._observer is not None:
-            self._observer.held(self._told[index])
-        (self._staging / "control" / f"seen-{index}").touch()
+        if rank in self._observers:
+            self._observers[rank].held(self._told[index])
+        (self._staging / "control" / seen_file(index, rank)).touch()
 
 
 class _Tail:
@@ -197,15 +224,29 @@ class _Tail:
             self._file.close()
 
 
-def _last_words(log: Path) -> str | None:
-    """The reason that the run gave in the last JSON line of its log."""
+def parent_of(pid: int) -> int | None:
+    """Parent of a process as the kernel tells it; None where there is no such process.
+
+    proc_pid_stat(5): field 4, the second one after the name.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return int(stat.rpartition(")")[2].split()[1])
+
+
+def _last_words(log: Path, status: str | None = None) -> str | None:
+    """The reason that the run gave in the last JSON line of its log (that tells a status)."""
     try:
         tail = log.read_bytes()[-_LOG_TAIL:]
     except OSError:
         return None
     for line in reversed(tail.splitlines()):
         parsed = _parsed(line)
-        if parsed is not None and isinstance(parsed.get("reason"), str):
+        if parsed is None or status not in {None, parsed.get("status")}:
+            continue
+        if isinstance(parsed.get("reason"), str):
             return str(parsed["reason"])
     return None
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pytest_gates.errors import RunError
-from pytest_gates.evidence import Gpu, HostInfo, Witness
+from pytest_gates.evidence import Gpu, HostInfo, Rank, Witness
 from pytest_gates.model.config import ExecutedRun, ProbeRun, Request, Run
 from pytest_gates.model.forkserver import ENTRY, PRELOAD
 from pytest_gates.run.gpus import Gpus, NoGpuError, find_gpus
@@ -50,6 +50,8 @@ class Finished:
     """UTC, ISO 8601."""
     witness: Witness
     host: HostInfo
+    ranks: tuple[Rank, ...] = ()
+    """The processes of a run that declares `launch`."""
 
     @property
     def out(self) -> Path:
@@ -66,6 +68,8 @@ class Order:
     repetition: int = 0
     show_mib: tuple[int, ...] = ()
     resume_from: Path | None = None
+    gpus: tuple[Gpu, ...] = ()
+    """What it is pinned to; none: the GPUs that its device names."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ class _Watched:
     process: RunProcess
     turn: Turn
     observe: Observe
-    gpu: Gpu | None
+    gpus: tuple[Gpu, ...]
+    """One a rank, in order; none: it asks for none."""
     unseen: str | None
 
 
@@ -176,12 +181,13 @@ class Worker:
         return [self._finished(one) for one in watched]
 
     def _watched(self, order: Order, staging: Path, on_line: OnLine | None) -> _Watched:
-        gpu, observe, unseen = self._witness_for(order.run)
+        gpus, observe, unseen = self._witness_for(order)
         request = Request(
             run=order.run,
             fault=None if order.fault is None else dict(order.fault),
             repetition=order.repetition,
-            allocations_mib=told_allocations(order.show_mib) if gpu is not None else (),
+            allocations_mib=told_allocations(order.show_mib) if gpus else (),
+            visible=tuple(str(gpu.uuid) for gpu in order.gpus),
             control=str(staging / "control"),
             root=str(self._root),
             cache=str(self._cache),
@@ -191,7 +197,7 @@ class Worker:
         server = self._started_server()
         turn = Turn(on_line)
         process = RunProcess(server, next(self._numbers), staging, request, turn)
-        return _Watched(staging, process, turn, observe, gpu, unseen)
+        return _Watched(staging, process, turn, observe, gpus, unseen)
 
     def why_not(self, run: Run) -> str | None:
         """Why this machine cannot execute the run, or None.
@@ -244,8 +250,10 @@ class Worker:
 
     def _finished(self, watched: _Watched) -> Finished:
         process, server = watched.process, self._started_server()
-        driver = self.gpus.driver if watched.gpu else None
+        driver = self.gpus.driver if watched.gpus else None
         status, reason = process.outcome()
+        gpu = watched.gpus[0] if watched.gpus else None
+        unwatched = Witness(unavailable=watched.unseen)
         return Finished(
             staging=watched.staging,
             run_folder=(watched.staging / "out").is_dir(),
@@ -254,8 +262,16 @@ class Worker:
             wall_ms=process.ended["wall_ms"],
             pid=process.ended["ended"],
             started=process.started,
-            witness=process.witness or Witness(unavailable=watched.unseen),
-            host=host_info(watched.gpu, driver, server.torch, server.cuda),
+            witness=process.witnesses.get(0, unwatched),
+            host=host_info(gpu, driver, server.torch, server.cuda),
+            ranks=tuple(
+                Rank(
+                    pid,
+                    watched.gpus[rank] if rank < len(watched.gpus) else None,
+                    process.witnesses.get(rank, unwatched),
+                )
+                for rank, pid in enumerate(process.rank_pids)
+            ),
         )
 
     def _devices_of_torch(self) -> tuple[str, int]:
@@ -292,15 +308,21 @@ class Worker:
             for process in processes:
                 process.close()
 
-    def _witness_for(self, run: ExecutedRun) -> tuple[Gpu | None, Observe, str | None]:
-        """The run's GPU, who watches it, and why nobody does."""
+    def _witness_for(self, order: Order) -> tuple[tuple[Gpu, ...], Observe, str | None]:
+        """The GPUs of the run's ranks, who watches them, and why nobody does."""
         gpus = self.gpus
         try:
-            gpu = gpus.of(run, self.environ)
+            own = order.gpus or gpus.of_ranks(order.run, self.environ)
         except NoGpuError as none:
-            return None, lambda pid, started_ns: None, str(none)
-        handle = gpus.handle(gpu)
-        return gpu, lambda pid, started_ns: Observer(gpus.nvml, handle, pid, started_ns), None
+            return (), lambda rank, pid, started_ns: None, str(none)
+        handles = [gpus.handle(gpu) for gpu in own]
+
+        def observe(rank: int, pid: int, started_ns: int) -> Observer | None:
+            if rank >= len(handles):
+                return None
+            return Observer(gpus.nvml, handles[rank], pid, started_ns)
+
+        return own, observe, None
 
 
 def _write_request(staging: Path, request: Request) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pytest_gates.errors import RunError
-from pytest_gates.evidence_store import seal
-from pytest_gates.model.config import PretrainRun, ProbeRun, RecordedRun
+from pytest_gates.evidence import Gpu
+from pytest_gates.evidence_store import rank_witness, seal
+from pytest_gates.model.config import PretrainRun, ProbeRun, RecordedRun, Run
 from pytest_gates.readers.artifacts import ARTIFACTS, encode, inventory
 from pytest_gates.readers.witness_csv import write_witness
 from pytest_gates.revision import code_revision
@@ -36,9 +37,9 @@ def produce(bench: Bench, execution: Execution, holder: str) -> list[Path]:
     bench.live.start(f"{holder}: {execution.title}", _steps(execution))
     alone = len(members) == 1
     try:
-        with _device(bench, execution, holder):
+        with _device(bench, members, holder) as gpus:
             finished = bench.worker.execute_in_turns(
-                [_order(bench, one, SHOWN_MIB if alone else ()) for one in members],
+                [_order(bench, one, SHOWN_MIB if alone else (), gpus) for one in members],
                 timeout_s=_timeout_s(bench, members),
                 on_line=bench.live.line,
             )
@@ -55,11 +56,20 @@ def _steps(execution: Execution) -> int | None:
     return execution.run.steps if isinstance(execution.run, PretrainRun) else None
 
 
-def _order(bench: Bench, execution: Execution, show_mib: tuple[int, ...]) -> Order:
+def _order(
+    bench: Bench, execution: Execution, show_mib: tuple[int, ...], gpus: tuple[Gpu, ...]
+) -> Order:
     run, source = execution.run, execution.source
     assert not isinstance(run, RecordedRun)
     resume_from = None if source is None else bench.kept(source)
-    return Order(run, execution.fault_data, execution.repetition, show_mib, resume_from)
+    own = gpus[: _processes(run)]
+    return Order(run, execution.fault_data, execution.repetition, show_mib, resume_from, own)
+
+
+def _processes(run: Run) -> int:
+    """Processes of the run on this machine."""
+    launch = run.launch if isinstance(run, PretrainRun) else None
+    return 1 if launch is None else launch.processes
 
 
 def _timeout_s(bench: Bench, members: Sequence[Execution]) -> float:
@@ -68,29 +78,53 @@ def _timeout_s(bench: Bench, members: Sequence[Execution]) -> float:
     return len(members) * max(one or bench.settings.timeout_s for one in declared)
 
 
-def _device(bench: Bench, execution: Execution, holder: str) -> AbstractContextManager[None]:
+@contextmanager
+def _device(bench: Bench, members: Sequence[Execution], holder: str) -> Iterator[tuple[Gpu, ...]]:
+    """Hold what the members need, taking turns on it; yields the GPUs that a run is pinned to.
+
+    None, where each means the GPUs that it would mean anyway.
+    """
+    # The one that asks for most: what it holds is enough for the others.
+    execution = max(members, key=lambda one: (_processes(one.run), _threads(one.run)))
     run = execution.run
     assert not isinstance(run, RecordedRun)
     running = f"{holder}, {execution.title}"
     timeout_s = bench.settings.lock_timeout_s
+    gpus, environ = bench.worker.gpus, bench.worker.environ
     try:
-        gpu = bench.worker.gpus.of(run, bench.worker.environ)
+        candidates, needed = gpus.pinnable(run, environ)
+        asked = gpus.of_ranks(run, environ)
     except NoGpuError:
-        threads = 1 if isinstance(run, ProbeRun) else run.threads
-        return cpu_lock(threads, running=running, timeout_s=timeout_s)
+        threads, slots = _threads(run), bench.settings.cpu_slots
+        with cpu_lock(threads, running=running, timeout_s=timeout_s, slots=slots):
+            yield ()
+        return
     device = "cuda" if isinstance(run, ProbeRun) else run.device
-    return gpu_lock(gpu, name=device, running=running, timeout_s=timeout_s)
+    with gpu_lock(
+        candidates, needed=needed, name=device, running=running, timeout_s=timeout_s
+    ) as held:
+        yield () if held == asked else held
+
+
+def _threads(run: Run) -> int:
+    """CPU threads of all processes of a run."""
+    if isinstance(run, ProbeRun | RecordedRun):
+        return 1
+    return run.threads * _processes(run)
 
 
 def _seal(bench: Bench, execution: Execution, finished: Finished) -> Path:
     files = _artifacts(bench, execution, finished)
     if finished.run_folder:
         files |= {path.name: path for path in sorted(finished.out.glob("telemetry-*.jsonl"))}
-    witness = finished.staging / "witness.csv"
-    try:
-        write_witness(witness, finished.witness)
-    except OSError as error:
-        raise RunError(f"{witness}: cannot be written: {error.strerror}") from None
+    seen = [finished.witness, *(one.witness for one in finished.ranks[1:])]
+    for rank, witness in enumerate(seen):
+        path = finished.staging / rank_witness(rank)
+        try:
+            write_witness(path, witness)
+        except OSError as error:
+            raise RunError(f"{path}: cannot be written: {error.strerror}") from None
+        files[path.name] = path
     return seal(
         bench.sealed,
         run=execution.run,
@@ -101,7 +135,8 @@ def _seal(bench: Bench, execution: Execution, finished: Finished) -> Path:
         pid=finished.pid,
         run_folder=finished.run_folder,
         started=finished.started,
-        files=files | {"witness.csv": witness},
+        files=files,
+        ranks=finished.ranks,
         fault=execution.fault_data,
         repetition=execution.repetition,
         group=execution.group,

@@ -1,0 +1,53 @@
+"""Faults of several processes: gradients that do not meet as they should, data read twice."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pytest_gates.model.config import PretrainRun
+from pytest_gates.model.faults.base import BaseFault, Injectable, untrained
+
+
+class _OfRanks(BaseFault):
+    fits = "training runs of several ranks"
+
+    def misfit(self, run: Injectable) -> str | None:
+        """Fits a run of two ranks or more."""
+        if (why := untrained(run)) is not None:
+            return why
+        return None if isinstance(run, PretrainRun) and run.ranks > 1 else "the run has one rank"
+
+
+class SummedGradients(_OfRanks):
+    """Gradients of the ranks are summed and never divided by their number."""
+
+    fault: Literal["summed_gradients"]
+    meaning = "gradients of the ranks are added up instead of averaged"
+    incident = "a ring all-reduce whose division by the number of workers was missing"
+    checks = ("fact", "equal_runs")
+
+
+class LocalGradients(_OfRanks):
+    """Ranks keep their own gradients."""
+
+    fault: Literal["local_gradients"]
+    meaning = "no rank's gradients meet those of the others; each updates by its own"
+    incident = "a model called past its wrapper, so that no hook ever fired"
+    checks = ("equal_ranks", "fact")
+    fits = "training runs of several ranks with `parallel: ddp`"
+
+    def misfit(self, run: Injectable) -> str | None:
+        """Fits where each rank could go on alone."""
+        if (why := super().misfit(run)) is not None:
+            return why
+        sharded = isinstance(run, PretrainRun) and run.sharded
+        return "a shard cannot be updated by one rank's gradients alone" if sharded else None
+
+
+class SameShard(_OfRanks):
+    """Every rank reads the share of rank 0."""
+
+    fault: Literal["same_shard"]
+    meaning = "every rank trains on rank 0's share of each batch"
+    incident = "a sampler that was never told its rank"
+    checks = ("equal_ranks", "equal_runs")

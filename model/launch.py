@@ -1,0 +1,37 @@
+"""How a run of several processes is declared; typed, without torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StrictInt, StrictStr, model_validator
+
+from pytest_gates.model.settings import Settings
+
+MOST_PROCESSES = 1024
+
+Parallel = Literal["ddp", "fsdp"]
+
+
+class Launch(Settings):
+    """Processes that train together, and who starts them."""
+
+    engine: Literal["torchrun"] = "torchrun"
+    """Who starts the processes: torch's own elastic launcher."""
+    processes: Annotated[StrictInt, Field(ge=1, le=MOST_PROCESSES)]
+    """Processes on each node; on CUDA each has a GPU of its own."""
+    nodes: Annotated[StrictInt, Field(ge=1, le=MOST_PROCESSES)] = 1
+    """Machines."""
+    rendezvous: Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9._-]+:[0-9]{1,5}$")] | None = None
+    """`host:port` at which the nodes meet; a single node meets itself at a port of its own."""
+
+    @model_validator(mode="after")
+    def _nodes_meet(self) -> Self:
+        if self.nodes > 1 and self.rendezvous is None:
+            raise ValueError(f"{self.nodes} nodes need `rendezvous: host:port` to meet at")
+        return self
+
+    @property
+    def ranks(self) -> int:
+        """Processes of all nodes."""
+        return self.nodes * self.processes

@@ -1,0 +1,109 @@
+"""Checkpoints of sharded state through `torch.distributed.checkpoint`: every rank writes its own.
+
+An epoch's checkpoint is the folder `epoch-000.dcp` and `epoch-000.metadata.json`, which rank 0
+writes last and which names every file with its hash: where it is, the checkpoint is whole. All
+ranks must see one folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from pytest_gates.model import checkpoint
+from pytest_gates.model.moments import Moments
+from pytest_gates.model.telemetry import RunRefusedError
+
+
+class ShardedCheckpointer:
+    """Writes checkpoints while the training waits."""
+
+    def __init__(self, folder: Path, device: torch.device, rank: int) -> None:
+        """Make the folder.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        folder.mkdir(exist_ok=True)
+        self._folder, self._device, self._rank = folder, device, rank
+        self._written: dict[str, Any] | None = None
+        self.blocked_s = 0.0
+        """How long the training has stood still for checkpoints."""
+
+    def save(
+        self, model: nn.Module, optimizer: Moments, metadata: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """Write a checkpoint; returns the metadata of the one before.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        begun = time.perf_counter()
+        finished = self.wait()
+        stem = f"epoch-{metadata['epoch']:03d}"
+        save(_state(model, optimizer, self._device), checkpoint_id=self._folder / f"{stem}.dcp")
+        if self._rank == 0:
+            files = _hashed(self._folder, f"{stem}.dcp")
+            self._written = checkpoint.close(self._folder, stem, {**metadata, "files": files})
+        self.blocked_s += time.perf_counter() - begun
+        return finished
+
+    def wait(self) -> dict[str, Any] | None:
+        """The checkpoint that was written last, once; None if there is none."""
+        written, self._written = self._written, None
+        return written
+
+
+def restore(
+    folder: Path,
+    metadata: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: Moments,
+    device: torch.device,
+) -> int:
+    """Put a verified checkpoint's state into model, optimizer and generators; counts its tensors.
+
+    Raises:
+        RunRefusedError: CONFIG_REFUSED, a tensor is missing or of another shape.
+    """
+    checkpoint.make_moments(model, optimizer, device)
+    state = _state(model, optimizer, device)
+    (stem,) = {name.partition("/")[0] for name in metadata["files"]}
+    try:
+        load(state, checkpoint_id=folder / stem)
+    except (CheckpointException, ValueError) as error:
+        cause = str(error).strip().splitlines()[-1]
+        raise RunRefusedError("CONFIG_REFUSED", f"checkpoint {stem}: {cause}") from None
+    torch.set_rng_state(state["rng.cpu"])
+    if "rng.cuda" in state:
+        torch.cuda.set_rng_state(state["rng.cuda"], device)
+    return len(state)
+
+
+def _state(model: nn.Module, optimizer: Moments, device: torch.device) -> dict[str, Tensor]:
+    """Parameters and moments under the names that an unsharded checkpoint has, and generators."""
+    named = {name: p.detach() for name, p in model.named_parameters()}
+    moments = {
+        f"{name}.{key}": value
+        for name, p in model.named_parameters()
+        for key, value in sorted(optimizer.state[p].items())
+    }
+    return {**named, **moments, **checkpoint.rng_state(device)}
+
+
+def _hashed(folder: Path, name: str) -> dict[str, dict[str, Any]]:
+    found = {}
+    for path in sorted((folder / name).iterdir()):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        found[f"{name}/{path.name}"] = {"sha256": digest, "bytes": path.stat().st_size}
+    return found
