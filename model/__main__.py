@@ -60,11 +60,12 @@ def run_request(request_path: Path, out: Path) -> int:
 def _carry_out(request: Request, out: Path, started_ns: int) -> None:
     run = request.run
     seams = seams_for(request.fault)
-    prepare_environment(run.host, deterministic=not isinstance(run, ProbeRun) and run.deterministic)
+    strict = not isinstance(run, ProbeRun) and seams.deterministic(run.deterministic)
+    prepare_environment(run.host, deterministic=strict)
     device = None
     if not isinstance(run, ProbeRun):
         device = seams.resolve_device(run.device, run.host)
-        _configure_torch(threads=run.threads, deterministic=run.deterministic)
+        _configure_torch(threads=run.threads, deterministic=strict)
     out.mkdir()
     with TelemetryWriter(out, started_ns=started_ns) as writer:
         writer.event("run_started", driver=run.driver)

@@ -21,6 +21,20 @@ def say_residency(
         writer.fact(f"{name}_device", devices(found[part]))
 
 
+def say_optimizer(writer: TelemetryWriter, optimizer: torch.optim.Optimizer) -> None:
+    """Say the settings that the optimizer itself has, whatever the run declares.
+
+    Facts: `optimizer.beta1`, `optimizer.beta2`, `optimizer.eps`, and `optimizer.weight_decay`, the
+    largest of its groups (norms have none).
+    """
+    groups = optimizer.param_groups
+    (beta1, beta2), eps = groups[0]["betas"], groups[0]["eps"]
+    writer.fact("optimizer.beta1", beta1)
+    writer.fact("optimizer.beta2", beta2)
+    writer.fact("optimizer.eps", eps)
+    writer.fact("optimizer.weight_decay", max(group["weight_decay"] for group in groups))
+
+
 def say_state(writer: TelemetryWriter, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Say what became of the state: residency, hash, the optimizer's own count of its updates."""
     say_residency(writer, model, optimizer, "after")

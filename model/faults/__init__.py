@@ -17,10 +17,13 @@ from pytest_gates.model.faults.architecture import (
     FeedForwardShift,
     NanActivation,
     NonlinearRope,
+    StrayParameter,
+    TiedWeights,
     UntiedWeights,
     WrongRopeBase,
 )
 from pytest_gates.model.faults.base import BaseFault, Injectable
+from pytest_gates.model.faults.declared import DeterminismOff, OtherRegime, RegimeWins
 from pytest_gates.model.faults.device import (
     ContextOnly,
     DeviceRefusalOff,
@@ -35,10 +38,19 @@ from pytest_gates.model.faults.evidence import (
     ForeignGpu,
     LoosenedContract,
     Planted,
+    PlantedFact,
+    PlantedMetric,
     StaleEvidence,
     TypedVerdict,
 )
-from pytest_gates.model.faults.guards import DataEndOff, DivergenceOff, FinitenessOff
+from pytest_gates.model.faults.guards import (
+    ConfigMatchOff,
+    DataEndOff,
+    DivergenceOff,
+    FalseDivergence,
+    FinitenessOff,
+    HashCheckOff,
+)
 from pytest_gates.model.faults.learning import (
     ClipBySquaredNorm,
     FrozenWeights,
@@ -49,10 +61,12 @@ from pytest_gates.model.faults.learning import (
     SchedulePerMicroBatch,
     SeedIgnored,
     SeedUnset,
+    SummedAccumulation,
     UnnormalisedAccumulation,
 )
 from pytest_gates.model.faults.numbers import (
     ConstantField,
+    CounterRestarts,
     DataRunsOut,
     DoubledValidationLoss,
     DropoutInEvaluation,
@@ -76,29 +90,52 @@ from pytest_gates.model.faults.path import (
 from pytest_gates.model.faults.rules import SloppyDeviceGrammar, WrongEnvironment
 from pytest_gates.model.faults.speed import (
     FusedAttentionOff,
+    HiddenWork,
     MemoryLeak,
+    SlowSide,
     SlowStep,
     SlowTail,
     SyncPerLayer,
+)
+from pytest_gates.model.faults.state import (
+    Bf16Embedding,
+    DoubleStep,
+    MomentsLost,
+    OptimizerDefaults,
+    ResumeIgnored,
+    SlowCheckpoint,
+    VanishingGradient,
+    WrongInitialisation,
 )
 
 FAMILIES: dict[str, tuple[type[BaseFault], ...]] = {
     "device": (
         SilentCpuFallback, DeviceRefusalOff, ContextOnly, WeightsOffloaded, OptimizerOnCpu,
     ),
-    "speed and memory": (SlowStep, SlowTail, SyncPerLayer, FusedAttentionOff, MemoryLeak),
+    "speed and memory": (
+        SlowStep, SlowTail, SlowSide, HiddenWork, SyncPerLayer, FusedAttentionOff, MemoryLeak,
+    ),
     "learning": (
         FrozenWeights, LrZeroAfterWarmup, SchedulePerMicroBatch, SeedIgnored, SeedUnset,
         RepeatedBatch, LabelShift, LossInBits, ClipBySquaredNorm, UnnormalisedAccumulation,
+        SummedAccumulation,
     ),
+    "state": (
+        WrongInitialisation, VanishingGradient, Bf16Embedding, OptimizerDefaults, DoubleStep,
+        ResumeIgnored, MomentsLost, SlowCheckpoint,
+    ),
+    "declared settings": (DeterminismOff, OtherRegime, RegimeWins),
     "numbers told": (
         NanStep, NumberAfterNan, LossSpike, ScriptedLoss, Placeholder, DataRunsOut, MissingField,
-        ConstantField, DoubledValidationLoss, ValidationOnTraining, DropoutInEvaluation,
+        ConstantField, CounterRestarts, DoubledValidationLoss, ValidationOnTraining,
+        DropoutInEvaluation,
     ),
-    "guards": (FinitenessOff, DivergenceOff, DataEndOff),
+    "guards": (
+        FinitenessOff, DivergenceOff, FalseDivergence, DataEndOff, ConfigMatchOff, HashCheckOff,
+    ),
     "forward path": (
         CausalLeak, WrongRopeBase, NonlinearRope, FeedForwardShift, BatchLeak, UntiedWeights,
-        NanActivation, ExplodingActivation,
+        TiedWeights, StrayParameter, NanActivation, ExplodingActivation,
     ),
     "one slot of the path": (
         SwigluSlice, SwappedGateUp, UnmaskedAttention, KvHeadMissing, OutlierChannel,
@@ -106,7 +143,8 @@ FAMILIES: dict[str, tuple[type[BaseFault], ...]] = {
     ),
     "rules and reports": (WrongEnvironment, SloppyDeviceGrammar),
     "planted evidence": (
-        EditedEvidence, StaleEvidence, ForeignConfiguration, ForeignGpu, TypedVerdict,
+        EditedEvidence, StaleEvidence, ForeignConfiguration, ForeignGpu, PlantedFact,
+        PlantedMetric, TypedVerdict,
         DeletedRecord, LoosenedContract,
     ),
 }  # fmt: skip
@@ -123,6 +161,8 @@ Fault = Annotated[
     | OptimizerOnCpu
     | SlowStep
     | SlowTail
+    | SlowSide
+    | HiddenWork
     | SyncPerLayer
     | FusedAttentionOff
     | MemoryLeak
@@ -136,6 +176,18 @@ Fault = Annotated[
     | LossInBits
     | ClipBySquaredNorm
     | UnnormalisedAccumulation
+    | SummedAccumulation
+    | WrongInitialisation
+    | VanishingGradient
+    | Bf16Embedding
+    | OptimizerDefaults
+    | DoubleStep
+    | ResumeIgnored
+    | MomentsLost
+    | SlowCheckpoint
+    | DeterminismOff
+    | OtherRegime
+    | RegimeWins
     | NanStep
     | NumberAfterNan
     | LossSpike
@@ -144,18 +196,24 @@ Fault = Annotated[
     | DataRunsOut
     | MissingField
     | ConstantField
+    | CounterRestarts
     | DoubledValidationLoss
     | ValidationOnTraining
     | DropoutInEvaluation
     | FinitenessOff
     | DivergenceOff
+    | FalseDivergence
     | DataEndOff
+    | ConfigMatchOff
+    | HashCheckOff
     | CausalLeak
     | WrongRopeBase
     | NonlinearRope
     | FeedForwardShift
     | BatchLeak
     | UntiedWeights
+    | TiedWeights
+    | StrayParameter
     | NanActivation
     | ExplodingActivation
     | SwigluSlice
@@ -171,6 +229,8 @@ Fault = Annotated[
     | StaleEvidence
     | ForeignConfiguration
     | ForeignGpu
+    | PlantedFact
+    | PlantedMetric
     | TypedVerdict
     | DeletedRecord
     | LoosenedContract,
