@@ -81,11 +81,12 @@ def _carry_out(request: Request, out: Path, started_ns: int, place: Place | None
         request, started_ns = _of_rank(request, place), place.started_ns or started_ns
     run = request.run
     seams = seams_for(request.fault)
-    _prepare(request)
+    strict = not isinstance(run, ProbeRun) and seams.deterministic(run.deterministic)
+    prepare_environment(run.host, deterministic=strict, visible=request.visible)
     device = None
     if not isinstance(run, ProbeRun):
         device = seams.resolve_device(run.device, run.host)
-        _configure_torch(threads=run.threads, deterministic=run.deterministic)
+        _configure_torch(threads=run.threads, deterministic=strict)
     out.mkdir(exist_ok=place is not None)  # the first rank makes the folder of all
     rank = 0 if place is None else place.rank
     with TelemetryWriter(out, rank=rank, started_ns=started_ns) as writer:

@@ -21,6 +21,16 @@ def say_residency(
         writer.fact(f"{name}_device", devices(found[part]))
 
 
+def say_optimizer(writer: TelemetryWriter, step: OptimizerStep) -> None:
+    """Say the settings of the update itself, whatever the run declares.
+
+    Facts: `optimizer.beta1`, `optimizer.beta2`, `optimizer.eps`, and `optimizer.weight_decay`, the
+    largest of its groups (norms have none).
+    """
+    for name, value in step.settings().items():
+        writer.fact(f"optimizer.{name}", value)
+
+
 def say_state(writer: TelemetryWriter, model: nn.Module, step: OptimizerStep) -> None:
     """Say what became of the state: residency, hash, the optimizer's own count of its updates."""
     say_residency(writer, model, step, "after")

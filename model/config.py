@@ -50,6 +50,7 @@ from pytest_gates.model.training import (
     FINETUNE_CAP,
     REGIMES,
     EarlyStopping,
+    FlippedBit,
     Kill,
     NonFinite,
     Optimizer,
@@ -250,6 +251,8 @@ class PretrainRun(_Modelled):
             late.append(self.stimulus.step)
         if late:
             yield f"step {late[0]} lies beyond the run's {self.steps} steps"
+        if isinstance(self.stimulus, FlippedBit) and self.checkpoint == "never":
+            yield "stimulus flipped_bit needs a checkpoint; give it `checkpoint: epoch`"
         if self.anatomy > self.steps:
             yield f"anatomy of {self.anatomy} steps is longer than the run of {self.steps}"
         if self.resume is not None and self.resume.run.checkpoint == "never":

@@ -68,6 +68,9 @@ class OptimizerStep(Protocol):
     def loss(self, tokens: Tensor) -> Tensor:
         """Mean cross-entropy of B (T + 1) tokens in nats."""
 
+    def settings(self) -> dict[str, float]:
+        """`beta1`, `beta2`, `eps` and `weight_decay` as the update itself has them."""
+
     def gradients(self) -> list[Tensor]:
         """Every gradient there is, for the census."""
 
@@ -112,6 +115,13 @@ class Step:
         self._clip = float(run.optimizer.clip)
         self._dtype = compute_dtype(run.dtype, device)
         self._hashed = run.deterministic
+
+    def settings(self) -> dict[str, float]:
+        """`beta1`, `beta2`, `eps` and `weight_decay` as the update itself has them."""
+        groups = self.optimizer.param_groups
+        beta1, beta2 = groups[0]["betas"]
+        decay = max(group["weight_decay"] for group in groups)
+        return {"beta1": beta1, "beta2": beta2, "eps": groups[0]["eps"], "weight_decay": decay}
 
     def gradients(self) -> list[Tensor]:
         """Every gradient there is, for the census."""

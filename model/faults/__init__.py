@@ -17,11 +17,13 @@ from pytest_gates.model.faults.architecture import (
     FeedForwardShift,
     NanActivation,
     NonlinearRope,
+    StrayParameter,
     TiedWeights,
     UntiedWeights,
     WrongRopeBase,
 )
 from pytest_gates.model.faults.base import BaseFault, Injectable
+from pytest_gates.model.faults.declared import DeterminismOff, OtherRegime, RegimeWins
 from pytest_gates.model.faults.device import (
     ContextOnly,
     DeviceRefusalOff,
@@ -36,10 +38,19 @@ from pytest_gates.model.faults.evidence import (
     ForeignGpu,
     LoosenedContract,
     Planted,
+    PlantedFact,
+    PlantedMetric,
     StaleEvidence,
     TypedVerdict,
 )
-from pytest_gates.model.faults.guards import DataEndOff, DivergenceOff, FinitenessOff
+from pytest_gates.model.faults.guards import (
+    ConfigMatchOff,
+    DataEndOff,
+    DivergenceOff,
+    FalseDivergence,
+    FinitenessOff,
+    HashCheckOff,
+)
 from pytest_gates.model.faults.learning import (
     ClipBySquaredNorm,
     FrozenWeights,
@@ -50,10 +61,12 @@ from pytest_gates.model.faults.learning import (
     SchedulePerMicroBatch,
     SeedIgnored,
     SeedUnset,
+    SummedAccumulation,
     UnnormalisedAccumulation,
 )
 from pytest_gates.model.faults.numbers import (
     ConstantField,
+    CounterRestarts,
     DataRunsOut,
     DoubledValidationLoss,
     DropoutInEvaluation,
@@ -78,29 +91,52 @@ from pytest_gates.model.faults.ranks import LocalGradients, SameShard, SummedGra
 from pytest_gates.model.faults.rules import SloppyDeviceGrammar, WrongEnvironment
 from pytest_gates.model.faults.speed import (
     FusedAttentionOff,
+    HiddenWork,
     MemoryLeak,
+    SlowSide,
     SlowStep,
     SlowTail,
     SyncPerLayer,
+)
+from pytest_gates.model.faults.state import (
+    Bf16Embedding,
+    DoubleStep,
+    MomentsLost,
+    OptimizerDefaults,
+    ResumeIgnored,
+    SlowCheckpoint,
+    VanishingGradient,
+    WrongInitialisation,
 )
 
 FAMILIES: dict[str, tuple[type[BaseFault], ...]] = {
     "device": (
         SilentCpuFallback, DeviceRefusalOff, ContextOnly, WeightsOffloaded, OptimizerOnCpu,
     ),
-    "speed and memory": (SlowStep, SlowTail, SyncPerLayer, FusedAttentionOff, MemoryLeak),
+    "speed and memory": (
+        SlowStep, SlowTail, SlowSide, HiddenWork, SyncPerLayer, FusedAttentionOff, MemoryLeak,
+    ),
     "learning": (
         FrozenWeights, LrZeroAfterWarmup, SchedulePerMicroBatch, SeedIgnored, SeedUnset,
         RepeatedBatch, LabelShift, LossInBits, ClipBySquaredNorm, UnnormalisedAccumulation,
+        SummedAccumulation,
     ),
+    "state": (
+        WrongInitialisation, VanishingGradient, Bf16Embedding, OptimizerDefaults, DoubleStep,
+        ResumeIgnored, MomentsLost, SlowCheckpoint,
+    ),
+    "declared settings": (DeterminismOff, OtherRegime, RegimeWins),
     "numbers told": (
         NanStep, NumberAfterNan, LossSpike, ScriptedLoss, Placeholder, DataRunsOut, MissingField,
-        ConstantField, DoubledValidationLoss, ValidationOnTraining, DropoutInEvaluation,
+        ConstantField, CounterRestarts, DoubledValidationLoss, ValidationOnTraining,
+        DropoutInEvaluation,
     ),
-    "guards": (FinitenessOff, DivergenceOff, DataEndOff),
+    "guards": (
+        FinitenessOff, DivergenceOff, FalseDivergence, DataEndOff, ConfigMatchOff, HashCheckOff,
+    ),
     "forward path": (
         CausalLeak, WrongRopeBase, NonlinearRope, FeedForwardShift, BatchLeak, UntiedWeights,
-        TiedWeights, NanActivation, ExplodingActivation,
+        TiedWeights, StrayParameter, NanActivation, ExplodingActivation,
     ),
     "one slot of the path": (
         SwigluSlice, SwappedGateUp, UnmaskedAttention, KvHeadMissing, OutlierChannel,
@@ -109,7 +145,8 @@ FAMILIES: dict[str, tuple[type[BaseFault], ...]] = {
     "several processes": (SummedGradients, LocalGradients, SameShard),
     "rules and reports": (WrongEnvironment, SloppyDeviceGrammar),
     "planted evidence": (
-        EditedEvidence, StaleEvidence, ForeignConfiguration, ForeignGpu, TypedVerdict,
+        EditedEvidence, StaleEvidence, ForeignConfiguration, ForeignGpu, PlantedFact,
+        PlantedMetric, TypedVerdict,
         DeletedRecord, LoosenedContract,
     ),
 }  # fmt: skip
@@ -126,6 +163,8 @@ Fault = Annotated[
     | OptimizerOnCpu
     | SlowStep
     | SlowTail
+    | SlowSide
+    | HiddenWork
     | SyncPerLayer
     | FusedAttentionOff
     | MemoryLeak
@@ -139,6 +178,18 @@ Fault = Annotated[
     | LossInBits
     | ClipBySquaredNorm
     | UnnormalisedAccumulation
+    | SummedAccumulation
+    | WrongInitialisation
+    | VanishingGradient
+    | Bf16Embedding
+    | OptimizerDefaults
+    | DoubleStep
+    | ResumeIgnored
+    | MomentsLost
+    | SlowCheckpoint
+    | DeterminismOff
+    | OtherRegime
+    | RegimeWins
     | NanStep
     | NumberAfterNan
     | LossSpike
@@ -147,12 +198,16 @@ Fault = Annotated[
     | DataRunsOut
     | MissingField
     | ConstantField
+    | CounterRestarts
     | DoubledValidationLoss
     | ValidationOnTraining
     | DropoutInEvaluation
     | FinitenessOff
     | DivergenceOff
+    | FalseDivergence
     | DataEndOff
+    | ConfigMatchOff
+    | HashCheckOff
     | CausalLeak
     | WrongRopeBase
     | NonlinearRope
@@ -160,6 +215,7 @@ Fault = Annotated[
     | BatchLeak
     | UntiedWeights
     | TiedWeights
+    | StrayParameter
     | NanActivation
     | ExplodingActivation
     | SwigluSlice
@@ -178,6 +234,8 @@ Fault = Annotated[
     | StaleEvidence
     | ForeignConfiguration
     | ForeignGpu
+    | PlantedFact
+    | PlantedMetric
     | TypedVerdict
     | DeletedRecord
     | LoosenedContract,

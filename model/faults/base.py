@@ -28,7 +28,9 @@ class BaseFault(Settings):
     @classmethod
     def carrier(cls, run: Run) -> Run:
         """The run in the form that the fault is tried in."""
-        if cls.captured or not isinstance(run, PretrainRun) or run.device == "cpu":
+        if cls.captured or not isinstance(run, PretrainRun):
+            return run
+        if run.device == "cpu" or run.launch is not None:  # never captured
             return run
         changed: dict[str, object] = {"execution": "eager"}
         if run.resume is not None:

@@ -12,7 +12,7 @@ from pytest_gates.contract.models import Gate
 from pytest_gates.evidence import run_hash
 from pytest_gates.model.config import ForwardRun, PretrainRun, ProbeRun, RecordedRun, Run
 from pytest_gates.model.faults import Fault
-from pytest_gates.model.training import DataEnd, ValidationLoss
+from pytest_gates.model.training import DataEnd, FlippedBit, ValidationLoss
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _stimulus(run: PretrainRun) -> str:
     told = run.stimulus
     if told is None:
         return ""
-    if isinstance(told, ValidationLoss):
+    if isinstance(told, FlippedBit | ValidationLoss):
         return f", {told.kind} at epoch {told.epoch}"
     where = "" if run.launch is None or isinstance(told, DataEnd) else f" of rank {told.rank}"
     return f", {told.kind} at step {told.step}{where}"
