@@ -203,6 +203,11 @@ class Check(BaseModel):
         """Runs named by the check itself."""
         return ()
 
+    def asks(self) -> tuple[str, ...]:
+        """Metrics without which the check has nothing to look at."""
+        one, many = getattr(self, "metric", None), getattr(self, "metrics", ())
+        return (one,) if isinstance(one, str) else tuple(many)
+
     def groups(self) -> tuple[tuple[str, ...], ...]:
         """Runs that must be executed in turns on one device, by name."""
         return ()

@@ -15,7 +15,7 @@ from pytest_gates.contract.runs import RunTable
 from pytest_gates.contract.typed import Source
 from pytest_gates.contract.words import FALSIFIER_KEYS, hint
 from pytest_gates.model.config import Run
-from pytest_gates.model.faults import FAULTS, BaseFault, Fault, Planted
+from pytest_gates.model.faults import FAULTS, BaseFault, Fault, Planted, misfit
 
 Model = TypeVar("Model", bound=BaseModel)
 FAULT_NAMES: dict[str, type[BaseFault]] = {
@@ -161,11 +161,6 @@ def _matching(gate: Gate, kind: str, where: Mapping[str, Any]) -> Iterator[int]:
             key in fields and fields[key] == value for key, value in where.items()
         ):
             yield index
-
-
-def misfit(fault: BaseFault, run: Run) -> str | None:
-    """Why a fault cannot apply to a run, recorded ones included, or None."""
-    return "recorded runs execute nothing" if run.driver == "recorded" else fault.misfit(run)
 
 
 def _text(node: MappingNode, key: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pynvml
 
 from pytest_gates.evidence import Gpu
-from pytest_gates.model.config import ExecutedRun, ProbeRun
+from pytest_gates.model.config import CommandRun, ExecutedRun, ProbeRun
 from pytest_gates.model.device import parse_device
 
 MIB = 1024 * 1024
@@ -59,7 +59,7 @@ class Gpus:
             found.append(gpu)
         return tuple(found)
 
-    def of(self, run: ExecutedRun, environ: Mapping[str, str]) -> Gpu:
+    def of(self, run: ExecutedRun | CommandRun, environ: Mapping[str, str]) -> Gpu:
         """The GPU that the run asks for; `auto` asks for the first.
 
         Raises:

@@ -6,14 +6,13 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pytest_gates.evidence import Witness
-from pytest_gates.model.config import Request
 from pytest_gates.model.telemetry import STATUSES
 from pytest_gates.run.server import Server
 from pytest_gates.run.witness import Observer
@@ -44,16 +43,35 @@ class RunProcess:
     """What was seen from outside; None: nobody looked."""
     started: str
     """When it was started; UTC, ISO 8601."""
+    linger_s: float | None = None
+    """How long what it started may outlive it, and is then told; None: it is killed at once."""
 
     def __init__(
-        self, server: Server, run_id: int, staging: Path, request: Request, on_line: OnLine | None
+        self,
+        server: Server,
+        run_id: int,
+        staging: Path,
+        on_line: OnLine | None,
+        *,
+        told: Sequence[int] = (),
+        tells: Path | None = None,
     ) -> None:
+        """Not started yet.
+
+        Args:
+            server: the forkserver that will start it.
+            run_id: its number there.
+            staging: folder of `run.json`, `log.txt` and `out/`.
+            on_line: called with each telemetry line of rank 0.
+            told: sizes the run is told to allocate.
+            tells: where those lines are; None: where the program's own runs write them.
+        """
         self._server = server
         self._id = run_id
         self._staging = staging
-        self._told = request.allocations_mib
+        self._told = told
         self._on_line = on_line
-        self._lines = _Tail(staging / "out" / "telemetry-0.jsonl")
+        self._lines = _Tail(tells or staging / "out" / "telemetry-0.jsonl")
         self._observer: Observer | None = None
         self._pid: int | None = None
         self._ended: dict[str, Any] | None = None
@@ -82,6 +100,7 @@ class RunProcess:
             request=str(self._staging / "run.json"),
             out=str(self._staging / "out"),
             log=str(self._staging / "log.txt"),
+            linger_s=self.linger_s,
         )
         self._until = None if timeout_s is None else time.monotonic() + timeout_s
 
@@ -137,11 +156,23 @@ class RunProcess:
         code = self.ended["exit"]
         if code == 0:
             return "COMPLETED", None
+        return self._failed(code)
+
+    def _failed(self, code: int) -> tuple[str, str | None]:
+        """Status and reason of an end with an exit code that is not 0."""
         said = _last_words(self._staging / "log.txt")
         return (
             _STATUS_OF_CODE.get(code, "ERROR"),
             said or f"ended with exit code {code} and gave no reason",
         )
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the run's process group.
+
+        Raises:
+            RunError: the forkserver is dead.
+        """
+        self._server.send(signal=self._id, number=number)
 
     def _listen(self, timeout_s: float) -> None:
         message = self._server.receive(timeout_s, self._id)

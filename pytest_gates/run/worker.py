@@ -18,11 +18,13 @@ from typing import Any, Self
 
 from pytest_gates.errors import RunError
 from pytest_gates.evidence import Gpu, HostInfo, Witness
-from pytest_gates.model.config import ExecutedRun, ProbeRun, Request, Run
+from pytest_gates.model.config import CommandRun, ExecutedRun, ProbeRun, Request, Run
 from pytest_gates.model.forkserver import ENTRY, PRELOAD
+from pytest_gates.model.program import ENTRY as PROGRAM
 from pytest_gates.run.gpus import Gpus, NoGpuError, find_gpus
 from pytest_gates.run.host import capability, host_info
 from pytest_gates.run.process import Observe, OnLine, RunProcess
+from pytest_gates.run.program import LIMITS, Limits, ProgramProcess, launch_of, program_of
 from pytest_gates.run.server import Server, environment
 from pytest_gates.run.staging import Staging
 from pytest_gates.run.turns import TURN_STEPS, Turn, take_turns
@@ -61,7 +63,7 @@ class Finished:
 class Order:
     """A run to be executed; see `Worker.execute`."""
 
-    run: ExecutedRun
+    run: ExecutedRun | CommandRun
     fault: Mapping[str, Any] | None = None
     repetition: int = 0
     show_mib: tuple[int, ...] = ()
@@ -74,6 +76,7 @@ class _Watched:
 
     staging: Path
     process: RunProcess
+    server: Server
     turn: Turn
     observe: Observe
     gpu: Gpu | None
@@ -91,6 +94,7 @@ class Worker:
         gpus: Gpus | None = None,
         entry: str = ENTRY,
         preload: Sequence[str] = PRELOAD,
+        limits: Limits = LIMITS,
     ) -> None:
         """Nothing is started before the first run.
 
@@ -100,6 +104,7 @@ class Worker:
             gpus: what NVML tells; None asks it when it is first needed.
             entry: `module:name` of what a run calls in its process.
             preload: modules that the forkserver imports once for all runs.
+            limits: the most that a program of the team's own may write.
         """
         self.environ = environment(os.environ)
         self._cache = cache.absolute()
@@ -108,7 +113,10 @@ class Worker:
         self._gpus = gpus
         self._entry = entry
         self._preload = tuple(preload)
+        self._limits = limits
         self._server: Server | None = None
+        self._programs: Server | None = None
+        """A forkserver that imports nothing: a program brings its own interpreter."""
         self._numbers = itertools.count(1)
         self._facts: Mapping[str, Any] | None = None
 
@@ -121,7 +129,7 @@ class Worker:
 
     def execute(
         self,
-        run: ExecutedRun,
+        run: ExecutedRun | CommandRun,
         *,
         fault: Mapping[str, Any] | None = None,
         repetition: int = 0,
@@ -176,9 +184,30 @@ class Worker:
         return [self._finished(one) for one in watched]
 
     def _watched(self, order: Order, staging: Path, on_line: OnLine | None) -> _Watched:
-        gpu, observe, unseen = self._witness_for(order.run)
-        request = Request(
-            run=order.run,
+        run = order.run
+        server = self._program_server() if isinstance(run, CommandRun) else self._started_server()
+        adopts = server.pid if isinstance(run, CommandRun) else None
+        gpu, observe, unseen = self._witness_for(run, adopts)
+        turn, number = Turn(on_line), next(self._numbers)
+        process: RunProcess
+        if isinstance(run, CommandRun):
+            launch = launch_of(run, order.fault, staging, self._root, gpu)
+            _write_request(staging, launch.to_json())
+            with _writing(staging):
+                (staging / "out").mkdir()
+            process = ProgramProcess(
+                server, number, staging, turn, run=run, fault=order.fault, limits=self._limits
+            )
+        else:
+            request = self._request(run, order, staging, gpu)
+            _write_request(staging, request.model_dump_json())
+            told = request.allocations_mib
+            process = RunProcess(server, number, staging, turn, told=told)
+        return _Watched(staging, process, server, turn, observe, gpu, unseen)
+
+    def _request(self, run: ExecutedRun, order: Order, staging: Path, gpu: Gpu | None) -> Request:
+        return Request(
+            run=run,
             fault=None if order.fault is None else dict(order.fault),
             repetition=order.repetition,
             allocations_mib=told_allocations(order.show_mib) if gpu is not None else (),
@@ -187,11 +216,6 @@ class Worker:
             cache=str(self._cache),
             resume_from=None if order.resume_from is None else str(order.resume_from),
         )
-        _write_request(staging, request)
-        server = self._started_server()
-        turn = Turn(on_line)
-        process = RunProcess(server, next(self._numbers), staging, request, turn)
-        return _Watched(staging, process, turn, observe, gpu, unseen)
 
     def why_not(self, run: Run) -> str | None:
         """Why this machine cannot execute the run, or None.
@@ -199,6 +223,10 @@ class Worker:
         Raises:
             RunError: torch could not be asked.
         """
+        if isinstance(run, CommandRun):
+            program = program_of(run, self._root)
+            if isinstance(program, str):
+                return program
         return capability(run, self.gpus, self.environ, self._devices_of_torch)
 
     def facts_of_machine(self) -> Mapping[str, Any]:
@@ -227,9 +255,10 @@ class Worker:
     def close(self) -> None:
         """End the forkserver, if it was started, and let go of staging folders."""
         self._staging.close()
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        for server in (self._server, self._programs):
+            if server is not None:
+                server.close()
+        self._server = self._programs = None
 
     def __enter__(self) -> Self:
         return self
@@ -243,7 +272,7 @@ class Worker:
         self.close()
 
     def _finished(self, watched: _Watched) -> Finished:
-        process, server = watched.process, self._started_server()
+        process, server = watched.process, watched.server
         driver = self.gpus.driver if watched.gpu else None
         status, reason = process.outcome()
         return Finished(
@@ -271,6 +300,11 @@ class Worker:
             self._server = Server(entry=self._entry, preload=self._preload, environ=self.environ)
         return self._server
 
+    def _program_server(self) -> Server:
+        if self._programs is None:
+            self._programs = Server(entry=PROGRAM, preload=(), environ=self.environ)
+        return self._programs
+
     def _watch(self, watched: Sequence[_Watched], turn_steps: int, timeout_s: float | None) -> None:
         processes = [one.process for one in watched]
         try:
@@ -292,7 +326,9 @@ class Worker:
             for process in processes:
                 process.close()
 
-    def _witness_for(self, run: ExecutedRun) -> tuple[Gpu | None, Observe, str | None]:
+    def _witness_for(
+        self, run: ExecutedRun | CommandRun, adopts: int | None
+    ) -> tuple[Gpu | None, Observe, str | None]:
         """The run's GPU, who watches it, and why nobody does."""
         gpus = self.gpus
         try:
@@ -300,13 +336,17 @@ class Worker:
         except NoGpuError as none:
             return None, lambda pid, started_ns: None, str(none)
         handle = gpus.handle(gpu)
-        return gpu, lambda pid, started_ns: Observer(gpus.nvml, handle, pid, started_ns), None
+
+        def observe(pid: int, started_ns: int) -> Observer:
+            return Observer(gpus.nvml, handle, pid, started_ns, adopts)
+
+        return gpu, observe, None
 
 
-def _write_request(staging: Path, request: Request) -> None:
+def _write_request(staging: Path, request: str) -> None:
     with _writing(staging):
         (staging / "control").mkdir()
-        (staging / "run.json").write_text(request.model_dump_json(), encoding="utf-8")
+        (staging / "run.json").write_text(request, encoding="utf-8")
 
 
 @contextmanager

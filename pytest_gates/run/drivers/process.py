@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pytest_gates.errors import RunError
 from pytest_gates.evidence_store import seal
-from pytest_gates.model.config import PretrainRun, ProbeRun, RecordedRun
+from pytest_gates.model.config import CommandRun, PretrainRun, ProbeRun, RecordedRun
 from pytest_gates.readers.artifacts import ARTIFACTS, encode, inventory
 from pytest_gates.readers.witness_csv import write_witness
 from pytest_gates.revision import code_revision
@@ -36,10 +36,10 @@ def produce(bench: Bench, execution: Execution, holder: str) -> list[Path]:
     bench.live.start(f"{holder}: {execution.title}", _steps(execution))
     alone = len(members) == 1
     try:
-        with _device(bench, execution, holder):
+        with held_device(bench, execution, holder):
             finished = bench.worker.execute_in_turns(
                 [_order(bench, one, SHOWN_MIB if alone else ()) for one in members],
-                timeout_s=_timeout_s(bench, members),
+                timeout_s=longest_s(bench, members),
                 on_line=bench.live.line,
             )
     finally:
@@ -57,18 +57,19 @@ def _steps(execution: Execution) -> int | None:
 
 def _order(bench: Bench, execution: Execution, show_mib: tuple[int, ...]) -> Order:
     run, source = execution.run, execution.source
-    assert not isinstance(run, RecordedRun)
+    assert not isinstance(run, RecordedRun | CommandRun)
     resume_from = None if source is None else bench.kept(source)
     return Order(run, execution.fault_data, execution.repetition, show_mib, resume_from)
 
 
-def _timeout_s(bench: Bench, members: Sequence[Execution]) -> float:
+def longest_s(bench: Bench, members: Sequence[Execution]) -> float:
     """The longest time that any of them may take, for each of them."""
     declared = [one.run.timeout_s for one in members if not isinstance(one.run, RecordedRun)]
     return len(members) * max(one or bench.settings.timeout_s for one in declared)
 
 
-def _device(bench: Bench, execution: Execution, holder: str) -> AbstractContextManager[None]:
+def held_device(bench: Bench, execution: Execution, holder: str) -> AbstractContextManager[None]:
+    """The lock of what a run computes on."""
     run = execution.run
     assert not isinstance(run, RecordedRun)
     running = f"{holder}, {execution.title}"
@@ -86,6 +87,22 @@ def _seal(bench: Bench, execution: Execution, finished: Finished) -> Path:
     files = _artifacts(bench, execution, finished)
     if finished.run_folder:
         files |= {path.name: path for path in sorted(finished.out.glob("telemetry-*.jsonl"))}
+    return sealed(bench, execution, finished, files)
+
+
+def sealed(
+    bench: Bench,
+    execution: Execution,
+    finished: Finished,
+    files: Mapping[str, Path],
+    notes: tuple[str, ...] = (),
+) -> Path:
+    """Seal an execution: what it told, what the witness saw, and how it ended.
+
+    Raises:
+        RunError: the witness's samples could not be written.
+        EvidenceError: the evidence could not be kept.
+    """
     witness = finished.staging / "witness.csv"
     try:
         write_witness(witness, finished.witness)
@@ -101,7 +118,8 @@ def _seal(bench: Bench, execution: Execution, finished: Finished) -> Path:
         pid=finished.pid,
         run_folder=finished.run_folder,
         started=finished.started,
-        files=files | {"witness.csv": witness},
+        files={**files, "witness.csv": witness},
+        notes=notes,
         fault=execution.fault_data,
         repetition=execution.repetition,
         group=execution.group,
