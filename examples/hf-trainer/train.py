@@ -35,7 +35,8 @@ class Windows(Dataset):
     def __init__(self, time: int, count: int) -> None:
         sources = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
         text = b"".join(path.read_bytes() for path in sources)
-        assert len(text) > time * count, "the sources are too short for so many windows"
+        if len(text) < time * count:
+            raise ValueError("the sources are too short for so many windows")
         self._tokens = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         self._time, self._count = time, count
 

@@ -88,7 +88,6 @@ def main() -> None:
             norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             told.step(loss, lr=rate, tokens=windows[:, 1:].numel(), grad_norm=norm)
-    print(f"last loss {loss.item():.4f}")
 
 
 if __name__ == "__main__":

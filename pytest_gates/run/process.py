@@ -55,6 +55,7 @@ class RunProcess:
         *,
         told: Sequence[int] = (),
         tells: Path | None = None,
+        most: int | None = None,
     ) -> None:
         """Not started yet.
 
@@ -65,13 +66,14 @@ class RunProcess:
             on_line: called with each telemetry line of rank 0.
             told: sizes the run is told to allocate.
             tells: where those lines are; None: where the program's own runs write them.
+            most: bytes of them that are followed; None: all.
         """
         self._server = server
         self._id = run_id
         self._staging = staging
         self._told = told
         self._on_line = on_line
-        self._lines = _Tail(tells or staging / "out" / "telemetry-0.jsonl")
+        self._lines = _Tail(tells or staging / "out" / "telemetry-0.jsonl", most)
         self._observer: Observer | None = None
         self._pid: int | None = None
         self._ended: dict[str, Any] | None = None
@@ -206,8 +208,10 @@ class RunProcess:
 class _Tail:
     """The complete lines of a growing file, each once. What is no JSON object is left out."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most: int | None = None) -> None:
+        """Of a file that a stranger writes only so many bytes are read."""
         self._path = path
+        self._most = most
         self._file: BinaryIO | None = None
         self._rest = b""
 
@@ -217,7 +221,8 @@ class _Tail:
                 self._file = self._path.open("rb")
             except FileNotFoundError:
                 return
-        *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
+        data = self._file.read(-1 if self._most is None else self._most - self._file.tell())
+        *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             parsed = _parsed(line)
             if parsed is not None:
