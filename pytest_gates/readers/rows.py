@@ -7,7 +7,7 @@ contract (`fields:`) on top of what the format itself fixes. One mechanism for a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -88,7 +88,8 @@ def mapped(read: Rows, source: Source, place: str) -> Contents:
         if of_step and step is None:
             left_out += 1
         elif of_step and step is not None:
-            _add(steps.setdefault(step, {}), of_step, row, step)
+            clocks = {name for name in of_step if told[name].difference}
+            _add(steps.setdefault(step, {}), of_step, clocks, f"{row.place}: step {step}")
     _differences(steps, told)
     lines = [{"kind": "step", "step": step, **_encoded(one)} for step, one in steps.items()]
     lines += [{"kind": "epoch", "epoch": index, **_encoded(one)}
@@ -148,12 +149,15 @@ def _number(said: Any, where: str) -> float:
     return value
 
 
-def _add(line: dict[str, float], found: Mapping[str, float], row: Row, step: int) -> None:
+def _add(
+    line: dict[str, float], found: Mapping[str, float], clocks: Collection[str], where: str
+) -> None:
+    """Of a clock the last word about a step counts; nothing else is told twice in two ways."""
     for name, value in found.items():
         before = line.get(name)
         same = before == value or (before is not None and before != before and value != value)  # noqa: PLR0124 - NaN
-        if before is not None and not same:
-            raise EvidenceError(f"{row.place}: {name} of step {step} is told a second time")
+        if before is not None and not same and name not in clocks:
+            raise EvidenceError(f"{where}: {name} is told a second time")
         line[name] = value
 
 

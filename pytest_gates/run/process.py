@@ -60,6 +60,7 @@ class RunProcess:
         *,
         told: Sequence[int] = (),
         tells: Path | None = None,
+        most: int | None = None,
         launch: Launch | None = None,
     ) -> None:
         """Not started yet.
@@ -71,6 +72,7 @@ class RunProcess:
             on_line: called with each telemetry line of rank 0.
             told: sizes the run is told to allocate.
             tells: where those lines are; None: where the program's own runs write them.
+            most: bytes of them that are followed; None: all.
             launch: ranks that it starts; None: it is the one rank itself, whatever it starts.
         """
         self._server = server
@@ -83,7 +85,7 @@ class RunProcess:
         telling = [staging / "out" / f"telemetry-{rank}.jsonl" for rank in range(count)]
         if tells is not None:
             telling[0] = tells
-        self._tails = [_Tail(path) for path in telling]
+        self._tails = [_Tail(path, most) for path in telling]
         self._observers: dict[int, Observer] = {}
         self.rank_pids: list[int | None] = [None] * (count if self._launched else 0)
         """PIDs of the ranks of a run that declares `launch`, each found below its launcher."""
@@ -239,8 +241,10 @@ class RunProcess:
 class _Tail:
     """The complete lines of a growing file, each once. What is no JSON object is left out."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most: int | None = None) -> None:
+        """Of a file that a stranger writes only so many bytes are read."""
         self._path = path
+        self._most = most
         self._file: BinaryIO | None = None
         self._rest = b""
 
@@ -250,7 +254,8 @@ class _Tail:
                 self._file = self._path.open("rb")
             except FileNotFoundError:
                 return
-        *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
+        data = self._file.read(-1 if self._most is None else self._most - self._file.tell())
+        *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             parsed = _parsed(line)
             if parsed is not None:

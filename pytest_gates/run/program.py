@@ -134,7 +134,10 @@ class ProgramProcess(RunProcess):
         fault: Mapping[str, Any] | None,
         limits: Limits,
     ) -> None:
-        super().__init__(server, run_id, staging, self._heard, tells=_tells(run, staging))
+        super().__init__(
+            server, run_id, staging, self._heard,
+            tells=_tells(run, staging), most=limits.telemetry_bytes,
+        )  # fmt: skip
         self._pass_on = on_line
         self._watched = _watched(run, staging)
         self._limits = limits

@@ -117,7 +117,8 @@ def _told(
         gaps.append(str(error))
     facts = [*names_there([one for _, one in contents]), *_gap(gaps)]
     notes += [note for _, one in contents for note in one.notes]
-    return {"telemetry-0.jsonl": telemetry_bytes(telling, facts)}, tuple(map(redacted, notes))
+    data = redacted(telemetry_bytes(telling, facts).decode()).encode()
+    return {"telemetry-0.jsonl": data}, tuple(map(redacted, notes))
 
 
 def _read(source: ProgramFile, data: bytes) -> Contents:
