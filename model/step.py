@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from pytest_gates.model.built import compute_dtype
-from pytest_gates.model.census import checksum, whole
+from pytest_gates.model.census import checksum, gradients_of, whole
 from pytest_gates.model.config import NonFinite, PretrainRun
 from pytest_gates.model.moments import Moments
 from pytest_gates.model.optimizer import build_optimizer
@@ -125,7 +125,7 @@ class Step:
 
     def gradients(self) -> list[Tensor]:
         """Every gradient there is, for the census."""
-        return [p.grad for p in self._model.parameters() if p.grad is not None]
+        return gradients_of(self._model)
 
     def clipped_norm(self) -> float:
         """Norm of all gradients as the optimizer took them; waits for the device."""

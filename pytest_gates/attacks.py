@@ -22,9 +22,10 @@ from pytest_gates.contract.models import Contract, Gate
 from pytest_gates.evidence import Evidence, Gpu
 from pytest_gates.evidence_store import MANIFEST, RUNS, promote, read_evidence, seal
 from pytest_gates.ledger import Ledger, Record
-from pytest_gates.model.config import ForwardRun, PretrainRun
+from pytest_gates.model.config import CommandRun, ForwardRun, PretrainRun
 from pytest_gates.model.faults import evidence as forms
 from pytest_gates.model.faults.evidence import Planted
+from pytest_gates.model.sources import Frozen
 from pytest_gates.model.telemetry import METRICS, decode_number, encode_line
 from pytest_gates.recording import Draft, Recording
 from pytest_gates.report.basis import basis_entry
@@ -210,6 +211,9 @@ def _offered(ready: Scene, change: Callable[[Evidence], dict[str, Any]]) -> Noti
 
 def _foreign_configuration(ready: Scene) -> Noticed:
     def other_seed(one: Evidence) -> dict[str, Any]:
+        if isinstance(one.run, CommandRun):
+            other = Frozen({**one.run.environment, "ANOTHER_CONFIGURATION": "1"})
+            return {"run": one.run.model_copy(update={"environment": other})}
         if not isinstance(one.run, PretrainRun | ForwardRun):
             return {}
         return {"run": one.run.model_copy(update={"seed": one.run.seed + 1})}

@@ -32,8 +32,9 @@ def test_the_page_is_what_the_code_says() -> None:
 def test_every_fault_has_an_effect_or_an_attack() -> None:
     from pytest_gates.attacks import ATTACKS
     from pytest_gates.model.sabotage import EFFECTS
+    from pytest_gates.run.sabotage import AFTER, BEFORE, DURING
 
-    assert {*EFFECTS, *ATTACKS} == set(FAULTS)
+    assert {*EFFECTS, *BEFORE, *DURING, *AFTER, *ATTACKS} == set(FAULTS)
 
 
 def test_every_fault_applies_to_a_run_of_the_contracts() -> None:

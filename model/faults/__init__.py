@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
+from pytest_gates.model.config import CommandRun, RecordedRun, Run
 from pytest_gates.model.faults.architecture import (
     BatchLeak,
     CausalLeak,
@@ -87,6 +88,14 @@ from pytest_gates.model.faults.path import (
     SwigluSlice,
     UnmaskedAttention,
 )
+from pytest_gates.model.faults.program import (
+    HiddenDevices,
+    KilledProgram,
+    OfProgram,
+    OtherEnvironment,
+    PlantedTelemetry,
+    SlowProgram,
+)
 from pytest_gates.model.faults.ranks import LocalGradients, SameShard, SummedGradients
 from pytest_gates.model.faults.rules import SloppyDeviceGrammar, WrongEnvironment
 from pytest_gates.model.faults.speed import (
@@ -144,6 +153,9 @@ FAMILIES: dict[str, tuple[type[BaseFault], ...]] = {
     ),
     "several processes": (SummedGradients, LocalGradients, SameShard),
     "rules and reports": (WrongEnvironment, SloppyDeviceGrammar),
+    "the team's own program": (
+        HiddenDevices, OtherEnvironment, SlowProgram, KilledProgram, PlantedTelemetry,
+    ),
     "planted evidence": (
         EditedEvidence, StaleEvidence, ForeignConfiguration, ForeignGpu, PlantedFact,
         PlantedMetric, TypedVerdict,
@@ -230,6 +242,11 @@ Fault = Annotated[
     | SummedGradients
     | LocalGradients
     | SameShard
+    | HiddenDevices
+    | OtherEnvironment
+    | SlowProgram
+    | KilledProgram
+    | PlantedTelemetry
     | EditedEvidence
     | StaleEvidence
     | ForeignConfiguration
@@ -245,14 +262,35 @@ Fault = Annotated[
 
 fault_adapter: TypeAdapter[Fault] = TypeAdapter(Fault)
 
+
+def misfit(fault: BaseFault, run: Run) -> str | None:
+    """Why a fault cannot apply to a run of any driver, or None."""
+    foreign = out_of_reach(type(fault), run)
+    if foreign is not None:
+        return foreign
+    return fault.misfit(run)  # type: ignore[arg-type]  # planted evidence asks no run for more
+
+
+def out_of_reach(form: type[BaseFault], run: Run) -> str | None:
+    """Why no fault of a form could ever reach a run, whatever its parameters, or None."""
+    if isinstance(run, RecordedRun) and not issubclass(form, Planted):
+        return "recorded runs execute nothing"
+    if isinstance(run, CommandRun) and not issubclass(form, OfProgram | Planted):
+        return "the fault works inside the built-in trainer; a program of the team's is not ours"
+    return None
+
+
 __all__ = [
     "FAMILIES",
     "FAULTS",
     "BaseFault",
     "Fault",
     "Injectable",
+    "OfProgram",
     "Planted",
     "SilentCpuFallback",
     "SlowStep",
     "fault_adapter",
+    "misfit",
+    "out_of_reach",
 ]

@@ -5,9 +5,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import ClassVar, Self, TypeAlias
 
-from pytest_gates.model.config import ForwardRun, PretrainRun, ProbeRun, Run, Settings
+from pytest_gates.model.config import (
+    CommandRun,
+    ForwardRun,
+    PretrainRun,
+    ProbeRun,
+    Run,
+    Settings,
+)
 
-Injectable: TypeAlias = PretrainRun | ForwardRun | ProbeRun
+Injectable: TypeAlias = PretrainRun | ForwardRun | ProbeRun | CommandRun
 
 
 class BaseFault(Settings):

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from pytest_gates.model.config import ForwardRun, Index, PretrainRun
+from pytest_gates.model.config import CommandRun, ForwardRun, Index, PretrainRun
 from pytest_gates.model.faults.base import BaseFault, Injectable, off_cuda
 from pytest_gates.model.telemetry import METRICS
 
@@ -65,11 +65,11 @@ class ForeignConfiguration(Planted):
     meaning = "evidence of a run with another seed is offered to the gate"
     incident = "a verdict for sequences of 2048 that cited a run with 512"
     verdict = "blocked"
-    fits = "training and forward runs"
+    fits = "training and forward runs, and the team's own programs"
 
     def misfit(self, run: Injectable) -> str | None:
-        """Fits runs that have a seed to differ in."""
-        if isinstance(run, PretrainRun | ForwardRun):
+        """Fits runs that have a seed, or an environment, to differ in."""
+        if isinstance(run, PretrainRun | ForwardRun | CommandRun):
             return None
         return f"driver {run.driver} has nothing to differ in"
 
@@ -86,6 +86,8 @@ class ForeignGpu(Planted):
 
     def misfit(self, run: Injectable) -> str | None:
         """Fits training runs on CUDA."""
+        if isinstance(run, CommandRun):
+            return None if run.device.startswith("cuda") else f"the run asks for {run.device}"
         return off_cuda(run)
 
 

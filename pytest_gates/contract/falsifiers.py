@@ -15,7 +15,7 @@ from pytest_gates.contract.runs import RunTable
 from pytest_gates.contract.typed import Source
 from pytest_gates.contract.words import FALSIFIER_KEYS, hint
 from pytest_gates.model.config import Run
-from pytest_gates.model.faults import FAULTS, BaseFault, Fault, Planted
+from pytest_gates.model.faults import FAULTS, BaseFault, Fault, Planted, misfit
 
 Model = TypeVar("Model", bound=BaseModel)
 FAULT_NAMES: dict[str, type[BaseFault]] = {
@@ -174,13 +174,6 @@ def _matching(gate: Gate, kind: str, where: Mapping[str, Any]) -> Iterator[int]:
 def carrying(gate: Gate, fault: BaseFault) -> Gate:
     """The gate over its runs in the form that the fault is tried in, clean control included."""
     return gate.with_runs({name: fault.carrier(run) for name, run in gate.runs.items()})
-
-
-def misfit(fault: BaseFault, run: Run) -> str | None:
-    """Why a fault cannot apply to a run, recorded ones included, or None."""
-    if run.driver == "recorded" and not isinstance(fault, Planted):
-        return "recorded runs execute nothing"
-    return fault.misfit(run)  # type: ignore[arg-type]  # planted evidence asks no run for more
 
 
 def _text(node: MappingNode, key: str) -> str:
