@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import ValidationError
@@ -27,8 +28,11 @@ from pytest_gates.model.seams import Seams
 from pytest_gates.model.telemetry import STATUSES, RunRefusedError
 from pytest_gates.model.writer import TelemetryWriter
 
+if TYPE_CHECKING:
+    from pytest_gates.model.probe import FurtherRules
 
-def run_request(request_path: Path, out: Path) -> int:
+
+def run_request(request_path: Path, out: Path, further: FurtherRules | None = None) -> int:
     """Carry out a request in this process and return its exit code, `STATUSES[status]`.
 
     An end that is not COMPLETED puts one JSON object, `{"status": ..., "reason": ...}`, on the last
@@ -37,13 +41,14 @@ def run_request(request_path: Path, out: Path) -> int:
     Args:
         request_path: a `config.Request` as JSON.
         out: the run's folder, made here once the device is resolved; it must not exist.
+        further: properties of rules outside of `model` that a probe may search, if there are any.
     """
     started_ns = _process_start_ns()
     hide: dict[str, str] = _private_words()
     try:
         request = Request.model_validate_json(request_path.read_bytes())
         hide = {request.cache: "<cache>", request.root: "<root>", **hide}
-        _carry_out(request, out, started_ns)
+        _carry_out(request, out, started_ns, further)
     except Exception as error:  # noqa: BLE001 - the rim: every end of a run becomes a status
         status, reason = _status_of(error)
         if status == "ERROR":
@@ -57,7 +62,7 @@ def run_request(request_path: Path, out: Path) -> int:
     return code
 
 
-def _carry_out(request: Request, out: Path, started_ns: int) -> None:
+def _carry_out(request: Request, out: Path, started_ns: int, further: FurtherRules | None) -> None:
     run = request.run
     seams = seams_for(request.fault)
     strict = not isinstance(run, ProbeRun) and seams.deterministic(run.deterministic)
@@ -72,19 +77,25 @@ def _carry_out(request: Request, out: Path, started_ns: int) -> None:
         if device is not None:
             _say_device(request, device, writer)
             device = seams.compute_device(device)
-        _drive(request, device, writer, seams)
+        if isinstance(run, ProbeRun):
+            _probe(request, writer, seams, further)
+        else:
+            assert device is not None
+            _drive(request, device, writer, seams)
         writer.event("run_finished")
 
 
-def _drive(
-    request: Request, device: torch.device | None, writer: TelemetryWriter, seams: Seams
+def _probe(
+    request: Request, writer: TelemetryWriter, seams: Seams, further: FurtherRules | None
 ) -> None:
-    """Hand over to the driver, importing that one alone."""
-    if device is None:
-        from pytest_gates.model import probe  # noqa: PLC0415
+    from pytest_gates.model import probe  # noqa: PLC0415
 
-        probe.run(request, writer, seams)
-    elif isinstance(request.run, PretrainRun):
+    probe.run(request, writer, seams, further or probe.no_further)
+
+
+def _drive(request: Request, device: torch.device, writer: TelemetryWriter, seams: Seams) -> None:
+    """Hand over to the driver, importing that one alone."""
+    if isinstance(request.run, PretrainRun):
         from pytest_gates.model import trainer  # noqa: PLC0415
 
         trainer.run(request, device, writer, seams)

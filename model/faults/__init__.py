@@ -87,7 +87,12 @@ from pytest_gates.model.faults.path import (
     SwigluSlice,
     UnmaskedAttention,
 )
-from pytest_gates.model.faults.rules import SloppyDeviceGrammar, WrongEnvironment
+from pytest_gates.model.faults.rules import (
+    CarelessWriteBack,
+    LenientBudget,
+    SloppyDeviceGrammar,
+    WrongEnvironment,
+)
 from pytest_gates.model.faults.speed import (
     FusedAttentionOff,
     HiddenWork,
@@ -141,7 +146,9 @@ FAMILIES: dict[str, tuple[type[BaseFault], ...]] = {
         SwigluSlice, SwappedGateUp, UnmaskedAttention, KvHeadMissing, OutlierChannel,
         DetachedGate, FewerTokens,
     ),
-    "rules and reports": (WrongEnvironment, SloppyDeviceGrammar),
+    "rules and reports": (
+        WrongEnvironment, SloppyDeviceGrammar, LenientBudget, CarelessWriteBack,
+    ),
     "planted evidence": (
         EditedEvidence, StaleEvidence, ForeignConfiguration, ForeignGpu, PlantedFact,
         PlantedMetric, TypedVerdict,
@@ -225,6 +232,8 @@ Fault = Annotated[
     | FewerTokens
     | WrongEnvironment
     | SloppyDeviceGrammar
+    | LenientBudget
+    | CarelessWriteBack
     | EditedEvidence
     | StaleEvidence
     | ForeignConfiguration

@@ -19,7 +19,8 @@ from typing import Any, Self
 from pytest_gates.errors import RunError
 from pytest_gates.evidence import Gpu, HostInfo, Witness
 from pytest_gates.model.config import ExecutedRun, ProbeRun, Request, Run
-from pytest_gates.model.forkserver import ENTRY, PRELOAD
+from pytest_gates.model.forkserver import PRELOAD
+from pytest_gates.run.entry import ENTRY
 from pytest_gates.run.gpus import Gpus, NoGpuError, find_gpus
 from pytest_gates.run.host import capability, host_info
 from pytest_gates.run.process import Observe, OnLine, RunProcess
