@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 ON_CPU = ("plugin_cost", "collect_contracts", "judge_recorded", "make_gates")
-ON_GPU = ("witness_cost", "headline_gates")
+ON_GPU = ("witness_cost", "headline_gates", "decode_speed", "trace_7b")
 
 
 def main() -> int:

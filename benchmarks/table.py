@@ -33,6 +33,21 @@ ROWS: tuple[Row, ...] = (
     ("four headline gates of the 370M to written verdicts", "45 s", "headline_gates",
      (("nothing_cached_wall_s", "{} s nothing cached"), ("caches_warm_wall_s", "{} s warm"))),
     ("the witness, over a run without it", "1.01", "witness_cost", (("ratio", "{}"),)),
+    ("370M, batch 1: decoding 128 tokens, prompt and sampling included", "800 tokens/s",
+     "decode_speed",
+     (("decode_compiled_tokens_per_sec", "{} tokens/s compiled"),
+      ("decode_graph_tokens_per_sec", "{} tokens/s eager"),
+      ("decode_speedup_over_static", "{} times transformers, static cache, compiled"),
+      ("decode_speedup_over_plain", "{} times transformers, plain"))),
+    ("370M, batch 1: first token of a prompt of 2048", "8 ms", "decode_speed",
+     (("prefill_compiled_ms", "{} ms compiled"), ("prefill_graph_ms", "{} ms eager"),
+      ("prefill_speedup_over_plain", "{} times transformers, plain"))),
+    ("a 7B built from its seed and traced, bf16", "10 s, 20 GiB", "trace_7b",
+     (("wall_s", "{} s wall"), ("peak_mib", "{} MiB"))),
+    ("a traced pass over an untraced one, 1M, CPU", "2", "trace_overhead_cpu",
+     (("ratio_1m", "{}"), ("ratio_10m", "{} at 10M"))),
+    ("a traced pass over an untraced one, 370M, GPU", "2", "trace_overhead_cuda",
+     (("ratio_370m", "{}"),)),
 )  # fmt: skip
 
 

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from pytest_gates.model.built import dtype_name
 from pytest_gates.model.census import devices, parameter_sha256, residency
+from pytest_gates.model.step import OptimizerStep
 from pytest_gates.model.writer import TelemetryWriter
 
 
 def say_residency(
-    writer: TelemetryWriter, model: nn.Module, optimizer: torch.optim.Optimizer, when: str
+    writer: TelemetryWriter, model: nn.Module, step: OptimizerStep, when: str
 ) -> None:
     """Say where parameters, gradients and optimizer state lie, `before` or `after` the training."""
-    found = residency(model, optimizer)
+    found = residency(model, step.optimizer, step.gradients())
     writer.fact(f"residency_{when}", found)
     for part, name in (("parameters", "parameter"), ("gradients", "gradient"),
                        ("optimizer", "optimizer")):  # fmt: skip
         writer.fact(f"{name}_device", devices(found[part]))
 
 
-def say_state(writer: TelemetryWriter, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def say_state(writer: TelemetryWriter, model: nn.Module, step: OptimizerStep) -> None:
     """Say what became of the state: residency, hash, the optimizer's own count of its updates."""
-    say_residency(writer, model, optimizer, "after")
+    say_residency(writer, model, step, "after")
     writer.fact("param_sha256", parameter_sha256(model))
-    counts = {int(state["step"].item()) for state in optimizer.state.values()}
+    counts = {int(state["step"].item()) for state in step.optimizer.state.values()}
     assert len(counts) <= 1, f"parameters were updated unequally often: {counts}"
     writer.fact("optimizer_steps", max(counts, default=0))
-    gradients = {dtype_name(p.grad.dtype) for p in model.parameters() if p.grad is not None}
+    gradients = {dtype_name(gradient.dtype) for gradient in step.gradients()}
     writer.fact("gradient_dtype", ",".join(sorted(gradients)))

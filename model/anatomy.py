@@ -15,16 +15,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from pytest_gates.model.clock import Clock
 from pytest_gates.model.config import PretrainRun
-from pytest_gates.model.step import PARTS, Mark
+from pytest_gates.model.step import PARTS, Mark, unmarked
 from pytest_gates.model.writer import TelemetryWriter
 
 KERNELS_TOLD = 20
 PROFILED_STEPS = 3
 """Steps at the end of those taken apart in which kernels are looked at too."""
-
-
-def _unmarked(part: str) -> None:
-    """The step is not taken apart."""
 
 
 class Anatomy:
@@ -43,7 +39,7 @@ class Anatomy:
         self._marks = []
         if step == self._profiled_from and self._profile is None:
             self._profile = self._stack.enter_context(profile(activities=self._activities()))
-        return self._mark if step >= self._first else _unmarked
+        return self._mark if step >= self._first else unmarked
 
     def end(self) -> tuple[tuple[str, Any], ...]:
         """The marks of the step that was just launched."""

@@ -6,6 +6,7 @@ Shapes are written as in `transformer`; S is the number of keys.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -67,8 +68,33 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return (share.view(B, K, H // K * T, -1) @ v).view(B, H, T, D)
 
 
+@dataclass(frozen=True)
+class LayerCache:
+    """Keys and values of one block, B K `length` D, written in place: a CUDA graph may hold them.
+
+    A block sees its own alone, so that one compiled graph serves the blocks of all layers.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    def extend(
+        self, positions: Tensor, k: Tensor, v: Tensor, *, whole: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Keep keys and values (B K T D) at their positions (T).
+
+        Returns:
+            All of the cache where `whole`, to be read through a mask; else what was given.
+        """
+        self.keys.index_copy_(2, positions, k.to(self.keys.dtype))
+        self.values.index_copy_(2, positions, v.to(self.values.dtype))
+        if not whole:
+            return k, v
+        return self.keys.to(k.dtype), self.values.to(v.dtype)
+
+
 class Cache:
-    """Keys and values of positions 0 to `length` - 1, in place: a CUDA graph may hold it."""
+    """Keys and values of positions 0 to `length` - 1, for every block."""
 
     def __init__(
         self,
@@ -81,21 +107,7 @@ class Cache:
     ) -> None:
         self.length = length
         shape = (batch, architecture.kv_heads, length, architecture.head_dim)
-        layers = range(architecture.layers)
-        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
-        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
-
-    def extend(
-        self, layer: int, positions: Tensor, k: Tensor, v: Tensor, *, whole: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Keep keys and values (B K T D) at their positions (T).
-
-        Returns:
-            All of the cache where `whole`, to be read through a mask; else what was given.
-        """
-        keys, values = self.keys[layer], self.values[layer]
-        keys.index_copy_(2, positions, k.to(keys.dtype))
-        values.index_copy_(2, positions, v.to(values.dtype))
-        if not whole:
-            return k, v
-        return keys.to(k.dtype), values.to(v.dtype)
+        self.layers = tuple(
+            LayerCache(*(torch.zeros(shape, device=device, dtype=dtype) for _ in range(2)))
+            for _ in range(architecture.layers)
+        )

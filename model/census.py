@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
+from pytest_gates.model.moments import Moments
+
 Residency = dict[str, dict[str, int]]
 """Bytes by device, for `parameters`, `gradients` and `optimizer`."""
 
@@ -26,7 +28,7 @@ def _own(tensor: Tensor) -> Tensor:
     return tensor if local is None else local()
 
 
-def residency(model: nn.Module, optimizer: torch.optim.Optimizer) -> Residency:
+def residency(model: nn.Module, optimizer: Moments, gradients: Iterable[Tensor]) -> Residency:
     """Where parameters, gradients and optimizer state lie (layer L1); asks no device to wait.
 
     AdamW's step counters are state too: they are counted like the moments.
@@ -34,7 +36,7 @@ def residency(model: nn.Module, optimizer: torch.optim.Optimizer) -> Residency:
     parameters = list(model.parameters())
     return {
         "parameters": _bytes_by_device(parameters),
-        "gradients": _bytes_by_device(p.grad for p in parameters if p.grad is not None),
+        "gradients": _bytes_by_device(gradients),
         "optimizer": _bytes_by_device(
             value
             for state in optimizer.state.values()
@@ -66,7 +68,7 @@ def parameter_sha256(model: nn.Module) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-_CHECKSUM_BITS = 52
+CHECKSUM_BITS = 52
 """A double, and so a JSON number, holds every integer of so many bits."""
 
 
@@ -80,7 +82,7 @@ def checksum(model: nn.Module) -> Tensor:
     parameters = [p.detach() for p in model.parameters()]
     sums = torch.stack([whole(p).view(torch.int32).sum(dtype=torch.int64) for p in parameters])
     odd = torch.arange(1, 2 * len(parameters), 2, device=sums.device)
-    return torch.remainder((sums * odd).sum(), 2**_CHECKSUM_BITS)
+    return torch.remainder((sums * odd).sum(), 2**CHECKSUM_BITS)
 
 
 def _tensor_sha256(tensor: Tensor) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pytest_gates.model.moments import Moments
 from pytest_gates.model.telemetry import RunRefusedError, encode_number
 from pytest_gates.model.tensor_file import dtype_word, read_tensor, write_tensors
 from pytest_gates.model.tensor_header import read_header
@@ -56,7 +57,7 @@ class Checkpointer:
         """How long the training has stood still for checkpoints."""
 
     def save(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, metadata: Mapping[str, Any]
+        self, model: nn.Module, optimizer: Moments, metadata: Mapping[str, Any]
     ) -> dict[str, Any] | None:
         """Begin to write; returns the metadata of the one before, if that is finished now.
 
@@ -223,7 +224,7 @@ def restore(
     folder: Path,
     metadata: Mapping[str, Any],
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Moments,
     device: torch.device,
 ) -> int:
     """Put a verified checkpoint's state into model, optimizer and generators; counts its tensors.
@@ -242,9 +243,7 @@ def restore(
     return count
 
 
-def make_moments(
-    model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
-) -> dict[str, Tensor]:
+def make_moments(model: nn.Module, optimizer: Moments, device: torch.device) -> dict[str, Tensor]:
     """Give an optimizer the state that its first step would make, empty; returns it by name."""
     moments: dict[str, Tensor] = {}
     for name, p in model.named_parameters():

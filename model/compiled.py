@@ -32,8 +32,10 @@ class CompiledBlocks:
     """What a decoder runs its blocks with; an observer is shown what the graph computed."""
 
     def __init__(self) -> None:
-        self._seen = torch.compile(_seen, fullgraph=True)
-        self._plain = torch.compile(_plain, fullgraph=True)
+        # A length is compiled for itself: a prompt's and a token's pass have little in common, and
+        # kernels of unknown length are slower.
+        self._seen = torch.compile(_seen, fullgraph=True, dynamic=False)
+        self._plain = torch.compile(_plain, fullgraph=True, dynamic=False)
 
     def __call__(
         self, block: nn.Module, x: Tensor, span: Span, layer: int, observe: Observe | None

@@ -162,6 +162,8 @@ class PretrainRun(_Modelled):
     """Steps, the run's last ones, that are taken apart: a time for each part, and each kernel."""
     stimulus: Stimulus | None = None
     """A condition that the claim itself is about."""
+    execution: Literal["auto", "eager"] = "auto"
+    """`auto`: hand-fused kernels in one CUDA graph where the run fits them; `eager`: never."""
     launch: Launch | None = None
     """Processes that train together; left out: one, started without a launcher."""
     parallel: Parallel = "ddp"

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pytest_gates.model.attention import Cache
 from pytest_gates.model.built import assembled, compute_dtype, from_seed
+from pytest_gates.model.clock import CudaClock
 from pytest_gates.model.compiled import CompiledBlocks
 from pytest_gates.model.config import ForwardRun, Request
 from pytest_gates.model.control import Control
@@ -40,6 +42,8 @@ from pytest_gates.model.writer import TelemetryWriter
 
 def run(request: Request, device: torch.device, writer: TelemetryWriter, seams: Seams) -> None:
     """Trace the prompt, and whatever else is declared; a normal return is status COMPLETED.
+
+    Fact, on CUDA: `peak_mib`, the most that tensors held at once.
 
     Raises:
         RunRefusedError: CONFIG_REFUSED, weights, tokenizer or prompt cannot serve.
@@ -62,6 +66,7 @@ def run(request: Request, device: torch.device, writer: TelemetryWriter, seams: 
     if declared.compiled:
         model.model.run_block = CompiledBlocks()
     tokens = seams.fed(given.tokens)
+    seams.before_step(0)
     slots = look(path, tokens, writer)
     if declared.against is None:
         slots.write(writer)
@@ -75,7 +80,9 @@ def run(request: Request, device: torch.device, writer: TelemetryWriter, seams: 
     if declared.decode is not None:
         from pytest_gates.model.decode import decode  # noqa: PLC0415 - only where declared
 
-        decode(path, declared, tokens, writer)
+        decode(path, declared, tokens, writer, seams)
+    if device.type == "cuda":
+        writer.fact("peak_mib", CudaClock(device).peak_mib())
 
 
 @dataclass(frozen=True)
@@ -112,10 +119,16 @@ class ForwardPath:
     @contextmanager
     def context(self) -> Iterator[None]:
         """The compute type and attention kernel, around any pass."""
-        low = self.dtype != torch.float32
         kernel = nullcontext() if self.backend is None else sdpa_kernel(self.backend)
-        with kernel, torch.autocast(self.device.type, self.dtype, enabled=low):
+        with kernel, torch.autocast(self.device.type, self.dtype, enabled=self._casts):
             yield
+
+    @cached_property
+    def _casts(self) -> bool:
+        """Whether there is anything to cast: not where parameters are of the compute type."""
+        return self.dtype != torch.float32 and any(
+            p.dtype != self.dtype for p in self.model.parameters()
+        )
 
     def gradients(self, tokens: Sequence[int]) -> dict[str, Tensor]:
         """Gradients of the mean next-token loss, by parameter, of one sequence."""

@@ -95,6 +95,18 @@ class Seams:
     halt: Callable[[bool], bool] = lambda declared: declared
     """The trainer's own guard: whether the run ends where its data does."""
 
+    @property
+    def within_step(self) -> tuple[str, ...]:
+        """Seams that are taken over and lie in model, loss, backward pass, clip or update.
+
+        A fused step, which is captured once, goes through none of these.
+        """
+        return tuple(name for name in _WITHIN if getattr(self, name) is not getattr(CLEAN, name))
+
+
+_WITHIN = (
+    "edit_model", "edit_optimizer", "attention", "rotary", "loss", "clip", "finite", "weigh",
+)  # fmt: skip
 
 CLEAN = Seams()
 """The neutral seams."""

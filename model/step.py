@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 
 from pytest_gates.model.built import compute_dtype
-from pytest_gates.model.census import checksum
+from pytest_gates.model.census import checksum, whole
 from pytest_gates.model.config import NonFinite, PretrainRun
+from pytest_gates.model.moments import Moments
 from pytest_gates.model.optimizer import build_optimizer
 from pytest_gates.model.parallel.group import ALONE, Group
 from pytest_gates.model.seams import CLEAN, Seams
@@ -37,8 +41,38 @@ class Report:
     """Checksum of the parameters after the update; None unless the run is deterministic."""
 
 
-def _unmarked(part: str) -> None:
+def unmarked(part: str) -> None:
     """Nobody takes the step apart."""
+
+
+class OptimizerStep(Protocol):
+    """One optimizer step over static inputs: write `tokens`, `lr` and `poison`, call, `read`."""
+
+    tokens: Tensor
+    """B (T + 1) tokens."""
+    lr: Tensor
+    poison: Tensor | None
+    """Factor on the loss, for a run that declares the stimulus."""
+
+    @property
+    def optimizer(self) -> Moments:
+        """Whose moments are saved, hashed and counted."""
+
+    mark: Mark
+    attention: SDPBackend | None
+    """The attention backend that the step insists on."""
+
+    def __call__(self) -> Tensor:
+        """Launch; the result is a report on the device."""
+
+    def loss(self, tokens: Tensor) -> Tensor:
+        """Mean cross-entropy of B (T + 1) tokens in nats."""
+
+    def gradients(self) -> list[Tensor]:
+        """Every gradient there is, for the census."""
+
+    def clipped_norm(self) -> float:
+        """Norm of all gradients as the optimizer took them; waits for the device."""
 
 
 class Step:
@@ -47,6 +81,8 @@ class Step:
     `tokens` (B (T + 1)), `lr` and `poison` are inputs, written before a launch; the result is a
     tensor of five on the device, to be read with `read`.
     """
+
+    attention: SDPBackend | None = None
 
     def __init__(
         self,
@@ -61,7 +97,7 @@ class Step:
         self.lr = torch.zeros((), device=device)
         # Only a run that declares the stimulus has a factor on its loss, and so on its gradients.
         poisoned = isinstance(run.stimulus, NonFinite)
-        self.poison = torch.ones((), device=device) if poisoned else None
+        self.poison: Tensor | None = torch.ones((), device=device) if poisoned else None
         self._group, self._forward = group, group.wrap(model)
         self.optimizer = build_optimizer(model, run.optimizer, self.lr)
         seams.edit_optimizer(self.optimizer)
@@ -70,12 +106,21 @@ class Step:
         # The fused kernels read this flag on the device, as they do for a gradient scaler: where it
         # is 1 they leave parameters, moments and step counters as they are.
         self.optimizer.found_inf = self.unstable  # type: ignore[attr-defined]
-        self.mark: Mark = _unmarked
+        self.mark: Mark = unmarked
         self._model, self._seams = model, seams
         self._sizes = list(run.micro_sizes)
         self._clip = float(run.optimizer.clip)
         self._dtype = compute_dtype(run.dtype, device)
         self._hashed = run.deterministic
+
+    def gradients(self) -> list[Tensor]:
+        """Every gradient there is, for the census."""
+        return [p.grad for p in self._model.parameters() if p.grad is not None]
+
+    def clipped_norm(self) -> float:
+        """Norm of all gradients as the optimizer took them; waits for the device."""
+        squares = [whole(gradient).double().square().sum() for gradient in self.gradients()]
+        return math.sqrt(float(torch.stack(squares).sum())) if squares else 0.0
 
     def loss(self, tokens: Tensor) -> Tensor:
         """Mean cross-entropy of B (T + 1) tokens in nats."""

@@ -95,6 +95,7 @@ EVENTS: dict[str, str] = {
     "model_built": "the model's parameters exist",
     "optimizer_built": "the optimizer exists",
     "training_started": "the first step is about to be launched",
+    "first_step_done": "the first step has ended on the device",
     "data_cycled": "the training data wrapped around (once)",
     "non_finite": "a loss or gradient norm was not finite (once)",
     "held": "the run stands before this step until the process outside lets it go on",

@@ -42,7 +42,8 @@ from pytest_gates.model.resolved import configuration
 from pytest_gates.model.seams import Seams
 from pytest_gates.model.selfcheck import SelfCheck
 from pytest_gates.model.statistics import Statistics
-from pytest_gates.model.step import Step, read
+from pytest_gates.model.step import read
+from pytest_gates.model.step_choice import step_for
 from pytest_gates.model.telemetry import RunRefusedError
 from pytest_gates.model.training import DataEnd
 from pytest_gates.model.transformer import attention_backend
@@ -136,7 +137,7 @@ class Training:
         )
         writer.fact("tokens_per_step", run.tokens_per_step)
         writer.fact("step_flops", run.step_flops)
-        self._step = Step(run, self._model, device, seams, group)
+        self._step = step_for(run, self._model, device, writer, seams=seams, group=group)
         writer.event("optimizer_built", optimizer="AdamW", fused=True)
         self._clock: Clock[Any] = clock_for(device)
         self._anatomy = Anatomy(run, self._clock, device)
@@ -188,7 +189,7 @@ class Training:
         """Train, validate, and say what became of the state, also where a guard ends the run."""
         dtype = compute_dtype(self._run.dtype, self._device)
         backend = self._seams.attention(
-            attention_backend(self._run.architecture, self._device, dtype)
+            self._step.attention or attention_backend(self._run.architecture, self._device, dtype)
         )
         self._writer.fact("attention_backend", backend.name)
         try:
@@ -386,8 +387,9 @@ class Training:
 
     def _say_first_step(self, first: Launched) -> None:
         self._clock.wait(first.end)
-        self._selfcheck.say_clipping(read(first.report).grad_norm)
-        say_residency(self._writer, self._model, self._step.optimizer, "before")
+        self._writer.event("first_step_done", first.step)
+        self._selfcheck.say_clipping(self._step.clipped_norm(), read(first.report).grad_norm)
+        say_residency(self._writer, self._model, self._step, "before")
         if self._run.deterministic:
             self._read_behind()
             self._writer.fact("param_sha256_first", parameter_sha256(self._model))
@@ -399,7 +401,7 @@ class Training:
             self._say_saved(self._checkpointer.wait())
             self._writer.fact("checkpoint_blocked_ms", self._checkpointer.blocked_s * 1000)
             self._writer.fact("checkpoint_last_ms", (time.perf_counter() - begun) * 1000)
-        say_state(self._writer, self._model, self._step.optimizer)
+        say_state(self._writer, self._model, self._step)
         self._writer.fact("data_sha256", self._batches.sha256)
         self._writer.fact("tokens", self._steps_done * self._run.tokens_per_step)
         self._writer.fact("peak_mib", self._clock.peak_mib())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pytest_gates.model.architecture import Architecture
-from pytest_gates.model.attention import Cache, attend, rotary_at, rotate, visible
+from pytest_gates.model.attention import Cache, LayerCache, attend, rotary_at, rotate, visible
 
 Observe = Callable[[int, str, Tensor], Tensor | None]
 """Called as `observe(layer, slot, tensor)`; layer -1 lies outside the blocks. A tensor that it
@@ -53,8 +53,8 @@ class Span:
     """Cosines and sines of the positions."""
     mask: Tensor | None = None
     """Keys that each query sees, broadcastable to B H T S; None: those up to itself."""
-    cache: Cache | None = None
-    """Keys and values of earlier passes; those of this one are added."""
+    cache: LayerCache | None = None
+    """The block's keys and values of earlier passes; those of this one are added."""
 
 
 class Matrix(nn.Module):
@@ -114,7 +114,7 @@ class Attention(nn.Module):
         q = _seen(observe, layer, "q_rope", self.kernels.rotate(q, *span.tables))
         k = _seen(observe, layer, "k_rope", self.kernels.rotate(k, *span.tables))
         if span.cache is not None:
-            k, v = span.cache.extend(layer, span.positions, k, v, whole=span.mask is not None)
+            k, v = span.cache.extend(span.positions, k, v, whole=span.mask is not None)
         y = self.kernels.attend(q, k, v, span.mask)  # B H T D
         y = _seen(observe, layer, "attn_out", y.transpose(1, 2).reshape(B, T, C))
         return _seen(observe, layer, "attn_proj", self.o_proj(y))
@@ -194,6 +194,8 @@ class Decoder(nn.Module):
         x: Tensor = self.embed_tokens(tokens)  # B T C
         span = self.span(x, positions, valid, cache)
         for layer, block in enumerate(self.layers):
+            if cache is not None:
+                span = replace(span, cache=cache.layers[layer])
             x = self.run_block(block, x, span, layer, observe)
         return _seen(observe, -1, "final_norm", self.norm(x))
 
@@ -204,7 +206,7 @@ class Decoder(nn.Module):
         valid: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Span:
-        """Where the tokens embedded in `x` (B T C) lie."""
+        """Where the tokens embedded in `x` (B T C) lie, each block's cache left out."""
         begins = positions is None
         if positions is None:
             positions = torch.arange(x.shape[1], device=x.device)
@@ -216,7 +218,7 @@ class Decoder(nn.Module):
             mask = mask | torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
         elif cache is not None and not begins:
             mask = visible(positions, torch.arange(cache.length, device=x.device))
-        return Span(positions, tables, mask, cache)
+        return Span(positions, tables, mask)
 
 
 class Transformer(nn.Module):
@@ -283,11 +285,14 @@ def empty(
     architecture: Architecture, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Transformer:
     """A model on `device` whose parameters have no values yet, never held in another type."""
-    with torch.device("meta"):
-        model = Transformer(architecture)
-    model.to(dtype).to_empty(device=device)
-    model.tie()
-    return model
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    # Built in place: to_empty() from the meta device would import sympy first, 2 s on a GPU host.
+    try:
+        with device:
+            return Transformer(architecture)
+    finally:
+        torch.set_default_dtype(usual)
 
 
 def initialised(

@@ -44,6 +44,9 @@ def not_caught(
     if expected is None or expected.verdict is not Verdict.FAIL:
         red = [one.check for one in sabotaged.outcomes if one.verdict is Verdict.FAIL]
         return f"another check went red: {', '.join(red)}"
+    slot = falsifier.expect.slot if falsifier.expect else None
+    if slot is not None and expected.slot != slot:
+        return f"{expected.check} names {expected.slot or 'no slot'}, not {slot}"
     return None
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from pytest_gates.attacks import carry_out
 from pytest_gates.canonical import digest
 from pytest_gates.checks.base import Verdict
-from pytest_gates.contract.falsifiers import misfit
+from pytest_gates.contract.falsifiers import carrying, misfit
 from pytest_gates.contract.models import Contract, Gate
 from pytest_gates.disk import write_durably
 from pytest_gates.errors import GatesError
@@ -108,7 +108,8 @@ def _mutant(contract: Contract, gate: Gate, form: type[BaseFault]) -> Mutant:
         fault = form.typical(run)
         reason = misfit(fault, run) or fault.unseen(run)
         if reason is None:
-            return Mutant(contract, gate, name, fault)  # type: ignore[arg-type]  # all are in the union
+            # All are in the union.
+            return Mutant(contract, carrying(gate, fault), name, fault)  # type: ignore[arg-type]
         reasons.append(reason)
     return Mutant(contract, gate, name, None, reasons[0] if reasons else "the gate has no run")
 

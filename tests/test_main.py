@@ -76,7 +76,8 @@ def test_a_run_as_a_process_ends_with_0_and_its_telemetry(tmp_path: Path) -> Non
     lines = said(tmp_path)
     events = [line["event"] for line in lines if line["kind"] == "event"]
     assert events == [
-        "run_started", "model_built", "optimizer_built", "training_started", "run_finished",
+        "run_started", "model_built", "optimizer_built", "training_started", "first_step_done",
+        "run_finished",
     ]  # fmt: skip
     assert [line["step"] for line in lines if line["kind"] == "step"] == [0, 1, 2]
     assert facts(tmp_path)["device_requested"] == facts(tmp_path)["device_resolved"] == "cpu"

@@ -17,6 +17,7 @@ from pytest_gates.model.faults.architecture import (
     FeedForwardShift,
     NanActivation,
     NonlinearRope,
+    TiedWeights,
     UntiedWeights,
     WrongRopeBase,
 )
@@ -99,7 +100,7 @@ FAMILIES: dict[str, tuple[type[BaseFault], ...]] = {
     "guards": (FinitenessOff, DivergenceOff, DataEndOff),
     "forward path": (
         CausalLeak, WrongRopeBase, NonlinearRope, FeedForwardShift, BatchLeak, UntiedWeights,
-        NanActivation, ExplodingActivation,
+        TiedWeights, NanActivation, ExplodingActivation,
     ),
     "one slot of the path": (
         SwigluSlice, SwappedGateUp, UnmaskedAttention, KvHeadMissing, OutlierChannel,
@@ -158,6 +159,7 @@ Fault = Annotated[
     | FeedForwardShift
     | BatchLeak
     | UntiedWeights
+    | TiedWeights
     | NanActivation
     | ExplodingActivation
     | SwigluSlice

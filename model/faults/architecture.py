@@ -112,6 +112,24 @@ class UntiedWeights(BaseFault):
         return why
 
 
+class TiedWeights(BaseFault):
+    """The output projection of an untied model is the embedding's own storage."""
+
+    fault: Literal["tied_weights"]
+    meaning = "an untied model's output projection becomes the embedding's storage"
+    incident = "a contract that asked for tied embeddings and for the untied parameter count"
+    checks = ("fact",)
+    fits = "forward runs whose model is not tied"
+
+    def misfit(self, run: Injectable) -> str | None:
+        """Fits a forward run with an untied model."""
+        if not isinstance(run, ForwardRun):
+            return f"driver {run.driver} builds its optimizer over both projections"
+        if run.architecture is None or run.architecture.tied:
+            return "the run does not declare an untied model"
+        return modelless(run)
+
+
 class _OfTheTrace(BaseFault):
     layer: Index = 0
     """Block in which it happens."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import ClassVar, Self, TypeAlias
 
-from pytest_gates.model.config import ForwardRun, PretrainRun, ProbeRun, Settings
+from pytest_gates.model.config import ForwardRun, PretrainRun, ProbeRun, Run, Settings
 
 Injectable: TypeAlias = PretrainRun | ForwardRun | ProbeRun
 
@@ -21,6 +21,20 @@ class BaseFault(Settings):
     """Kinds of checks that see it, or for planted evidence the guard that does."""
     fits: ClassVar[str]
     """Where it applies, in words; `misfit` is the rule itself."""
+    captured: ClassVar[bool] = False
+    """Whether a step that is captured in a CUDA graph carries it. Where not, the sabotaged run on
+    a GPU is eager, and so is its clean control: the two differ in the fault alone."""
+
+    @classmethod
+    def carrier(cls, run: Run) -> Run:
+        """The run in the form that the fault is tried in."""
+        if cls.captured or not isinstance(run, PretrainRun) or run.device == "cpu":
+            return run
+        changed: dict[str, object] = {"execution": "eager"}
+        if run.resume is not None:
+            continued = cls.carrier(run.resume.run)
+            changed["resume"] = run.resume.model_copy(update={"run": continued})
+        return run.model_copy(update=changed)
 
     @abstractmethod
     def misfit(self, run: Injectable) -> str | None:
@@ -105,5 +119,5 @@ CPU_TIMES = "absolute times of a CPU are no claim"
 
 def untimed(run: Injectable) -> str | None:
     """Why a slower step of this run breaks no claim, or None."""
-    on_cuda = isinstance(run, PretrainRun) and run.device.startswith("cuda")
+    on_cuda = not isinstance(run, ProbeRun) and run.device.startswith("cuda")
     return None if on_cuda else CPU_TIMES

@@ -19,6 +19,7 @@ class SilentCpuFallback(BaseFault):
     """A CUDA request quietly becomes the CPU."""
 
     fault: Literal["silent_cpu_fallback"]
+    captured = True
     meaning = "device resolution answers `cpu` where `cuda` was asked for, and says nothing"
     incident = "a trainer built without its CUDA feature trained on the CPU for days"
     checks = ("residency", "exit_status", "event")
@@ -39,6 +40,7 @@ class DeviceRefusalOff(BaseFault):
     """The guard that refuses a device which is not there is switched off."""
 
     fault: Literal["device_refusal_off"]
+    captured = True
     meaning = "a request that must be refused takes the CPU instead of ending DEVICE_UNAVAILABLE"
     incident = "`device = cuda if available else cpu`, copied from every tutorial"
     checks = ("exit_status", "event")
@@ -57,6 +59,7 @@ class ContextOnly(BaseFault):
     """A CUDA context and one small tensor on the device; the model trains on the CPU."""
 
     fault: Literal["context_only"]
+    captured = True
     meaning = "the process opens a CUDA context and says `cuda`, the model stays on the CPU"
     incident = "`nvidia-smi` showed the process with 300 MiB, and that was taken for residency"
     checks = ("residency",)

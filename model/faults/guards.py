@@ -28,6 +28,7 @@ class DivergenceOff(BaseFault):
     """The guard that ends a diverged run is switched off."""
 
     fault: Literal["divergence_off"]
+    captured = True
     meaning = "a validation loss beyond its bound does not end the run"
     incident = "a run that trained for a night after its loss had doubled"
     checks = ("event", "exit_status")
@@ -43,6 +44,7 @@ class DataEndOff(BaseFault):
     """The guard that ends a run where its data does is switched off."""
 
     fault: Literal["data_end_off"]
+    captured = True
     meaning = "the run reads its data again instead of ending where they end"
     incident = "a cycling loader under a trainer that was told to halt"
     checks = ("event", "exit_status")

@@ -31,6 +31,7 @@ class LrZeroAfterWarmup(_OfTraining):
     """The schedule falls to 0 once the warm-up is over."""
 
     fault: Literal["lr_zero_after_warmup"]
+    captured = True
     meaning = "the learning rate is 0 from the end of the warm-up on"
     incident = "an integer division in the cosine's progress"
     checks = ("bounded", "schedule")
@@ -46,6 +47,7 @@ class SchedulePerMicroBatch(_OfTraining):
     """The schedule advances `times` times a step."""
 
     fault: Literal["schedule_per_micro_batch"]
+    captured = True
     times: Annotated[StrictInt, Field(ge=2, le=64)] = 2
     meaning = "the schedule advances `times` times a step, and stays at its end"
     incident = "scheduler.step() inside the loop over micro-batches"
@@ -64,6 +66,7 @@ class SeedIgnored(_OfTraining):
     """Every declared seed becomes 0."""
 
     fault: Literal["seed_ignored"]
+    captured = True
     meaning = "the declared seed is not passed on; every run has seed 0"
     incident = "a seed flag that was parsed and never used"
     checks = ("equal_runs",)
@@ -81,6 +84,7 @@ class SeedUnset(_OfTraining):
     """The seed is drawn from the machine's entropy."""
 
     fault: Literal["seed_unset"]
+    captured = True
     meaning = "no generator is seeded; each execution draws a seed of its own"
     incident = "a generator made in a worker process, after the seeding"
     checks = ("equal_runs",)
@@ -90,6 +94,7 @@ class RepeatedBatch(_OfTraining):
     """Every step reads the first batch again."""
 
     fault: Literal["repeated_batch"]
+    captured = True
     meaning = "every step gets the batch of step 0"
     incident = "an iterator re-created inside the loop"
     checks = ("bounded",)

@@ -87,6 +87,7 @@ class Placeholder(_AtStep):
     """From one step on nothing is computed and (1.0, 1.0) is told."""
 
     fault: Literal["placeholder"]
+    captured = True
     meaning = "from `step` on, as if the data had run out, loss and norm are the constant 1.0"
     incident = "a trainer that told (1.0, 1.0) for every step after its data ran out"
     checks = ("not_constant", "descent")
@@ -101,6 +102,7 @@ class DataRunsOut(_AtStep):
     """The data ends early and the run with it."""
 
     fault: Literal["data_runs_out"]
+    captured = True
     meaning = "the data ends at `step`; the run ends STREAM_EXHAUSTED"
     incident = "a shard that was missing from the mirror"
     checks = ("exit_status",)
@@ -110,6 +112,7 @@ class MissingField(BaseFault):
     """One field is never told."""
 
     fault: Literal["missing_field"]
+    captured = True
     field: StrictStr = "grad_norm"
     """A field that every step must tell."""
     meaning = "one field is missing from every step's line"
@@ -129,6 +132,7 @@ class ConstantField(BaseFault):
     """One field always tells the same number."""
 
     fault: Literal["constant_field"]
+    captured = True
     field: Literal["train_loss", "grad_norm"] = "grad_norm"
     meaning = "one metric is told as 1.0 at every step"
     incident = "a gradient norm that was a stub for months"
@@ -152,6 +156,7 @@ class DoubledValidationLoss(_OfValidation):
     """The validation loss is told twice as large."""
 
     fault: Literal["doubled_validation_loss"]
+    captured = True
     meaning = "the validation loss is counted twice"
     incident = "a sum over ranks divided by half their number"
     checks = ("fact", "bounded")
@@ -161,6 +166,7 @@ class ValidationOnTraining(_OfValidation):
     """Validation reads the training split."""
 
     fault: Literal["validation_on_training"]
+    captured = True
     meaning = "validation reads the first windows of the training split"
     incident = "both loaders built from one list of shards"
     checks = ("fact",)

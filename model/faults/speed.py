@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictInt
 
-from pytest_gates.model.config import Index, Positive
+from pytest_gates.model.config import ForwardRun, Index, Positive
 from pytest_gates.model.faults.base import (
     BaseFault,
     Injectable,
@@ -24,16 +24,21 @@ class SlowStep(BaseFault):
     """Every step from `from_step` on waits `ms` milliseconds longer on the host."""
 
     fault: Literal["slow_step"]
+    captured = True
     ms: Milliseconds = 600
     from_step: Index = 0
-    meaning = "the host sleeps before it launches a step"
+    meaning = "the host sleeps before it launches a step, or of a forward run a pass"
     incident = "a data loader blocked on a network file system once a step"
     checks = ("budget", "ratio_of_runs")
-    fits = "training runs; `mutate` injects it on CUDA alone"
+    fits = "training runs and forward runs, whose steps are tokens; `mutate`: on CUDA alone"
 
     def misfit(self, run: Injectable) -> str | None:
-        """Fits a training run that reaches `from_step`."""
-        return beyond(run, "from_step", self.from_step)
+        """Fits a run that reaches `from_step`: of training, or a token to generate."""
+        if not isinstance(run, ForwardRun):
+            return beyond(run, "from_step", self.from_step)
+        passes = 1 if run.decode is None else run.decode.tokens
+        late = f"from_step {self.from_step} lies beyond the run's {passes} passes"
+        return late if self.from_step >= passes else modelless(run)
 
     def unseen(self, run: Injectable) -> str | None:
         """See `untimed`."""
@@ -44,6 +49,7 @@ class SlowTail(BaseFault):
     """One step in `every` waits `ms` milliseconds longer: p95 moves, the median does not."""
 
     fault: Literal["slow_tail"]
+    captured = True
     ms: Milliseconds = 600
     every: Annotated[StrictInt, Field(ge=2, le=1000)] = 20
     meaning = "the host sleeps before one step in `every`"

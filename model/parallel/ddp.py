@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pytest_gates.model.checkpoint import Checkpointer
 from pytest_gates.model.clock import Clock
+from pytest_gates.model.moments import Moments
 from pytest_gates.model.parallel.group import Checkpoints, Forward
 from pytest_gates.model.parallel.ranks import Ranks
 
@@ -84,9 +85,7 @@ class Nothing:
 
     blocked_s = 0.0
 
-    def save(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, metadata: Mapping[str, Any]
-    ) -> None:
+    def save(self, model: nn.Module, optimizer: Moments, metadata: Mapping[str, Any]) -> None:
         """Another rank saves."""
 
     def wait(self) -> None:

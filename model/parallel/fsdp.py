@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from pytest_gates.model.census import whole
+from pytest_gates.model.moments import Moments
 from pytest_gates.model.parallel import sharded
 from pytest_gates.model.parallel.group import Checkpoints, Forward
 from pytest_gates.model.parallel.ranks import Ranks
@@ -63,7 +64,7 @@ class FullyShardedDataParallel(Ranks):
         folder: Path,
         metadata: Mapping[str, Any],
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Moments,
         device: torch.device,
     ) -> int:
         """See `Group.restore`."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pytest_gates.model import checkpoint
 from pytest_gates.model.checkpoint import Checkpointer
 from pytest_gates.model.clock import Clock
+from pytest_gates.model.moments import Moments
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -29,7 +30,7 @@ class Checkpoints(Protocol):
     blocked_s: float
 
     def save(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, metadata: Mapping[str, Any]
+        self, model: nn.Module, optimizer: Moments, metadata: Mapping[str, Any]
     ) -> dict[str, Any] | None:
         """Begin to write; the metadata of a checkpoint that is finished by now."""
 
@@ -82,7 +83,7 @@ class Group:
         folder: Path,
         metadata: Mapping[str, Any],
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Moments,
         device: torch.device,
     ) -> int:
         """Put a verified checkpoint's state into place; counts its tensors."""

@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from pytest_gates.model import checkpoint
+from pytest_gates.model.moments import Moments
 from pytest_gates.model.telemetry import RunRefusedError
 
 
@@ -39,7 +40,7 @@ class ShardedCheckpointer:
         """How long the training has stood still for checkpoints."""
 
     def save(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, metadata: Mapping[str, Any]
+        self, model: nn.Module, optimizer: Moments, metadata: Mapping[str, Any]
     ) -> dict[str, Any] | None:
         """Write a checkpoint; returns the metadata of the one before.
 
@@ -66,7 +67,7 @@ def restore(
     folder: Path,
     metadata: Mapping[str, Any],
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Moments,
     device: torch.device,
 ) -> int:
     """Put a verified checkpoint's state into model, optimizer and generators; counts its tensors.
@@ -88,9 +89,7 @@ def restore(
     return len(state)
 
 
-def _state(
-    model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
-) -> dict[str, Tensor]:
+def _state(model: nn.Module, optimizer: Moments, device: torch.device) -> dict[str, Tensor]:
     """Parameters and moments under the names that an unsharded checkpoint has, and generators."""
     named = {name: p.detach() for name, p in model.named_parameters()}
     moments = {

@@ -19,6 +19,7 @@ from pytest_gates.model.faults.architecture import (
     FeedForwardShift,
     NanActivation,
     NonlinearRope,
+    TiedWeights,
     UntiedWeights,
     WrongRopeBase,
 )
@@ -109,6 +110,14 @@ def _untied(_: UntiedWeights) -> Seams:
     return Seams(edit_model=edit)
 
 
+def _tied(_: TiedWeights) -> Seams:
+    def edit(model: nn.Module) -> None:
+        assert isinstance(model, Transformer)
+        model.lm_head.weight = model.model.embed_tokens.weight
+
+    return Seams(edit_model=edit)
+
+
 def _scaled(layer: int, factor: float) -> Seams:
     def scale(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
         return torch.mul(output, factor)
@@ -126,6 +135,7 @@ EFFECTS: dict[type, Callable[[Any], Seams]] = {
     NonlinearRope: _nonlinear,
     BatchLeak: _mixed,
     UntiedWeights: _untied,
+    TiedWeights: _tied,
     NanActivation: lambda fault: _scaled(fault.layer, math.nan),
     ExplodingActivation: lambda fault: _scaled(fault.layer, fault.factor),
 }

@@ -13,6 +13,7 @@ from pytest_gates.contract.models import Falsifier, Gate
 from pytest_gates.errors import ChangedEvidenceError, EvidenceError, MissingEvidenceError
 from pytest_gates.evidence import Evidence
 from pytest_gates.evidence_store import MANIFEST
+from pytest_gates.falsify import Pair, not_caught
 from pytest_gates.ledger import EvidenceRef, Record
 from pytest_gates.timeline import RECORDS
 from pytest_gates.verdict import EVALUATOR, EvidenceByRun, Judgement, judge
@@ -111,16 +112,15 @@ def _derived(
 
 def _caught(falsifier: Falsifier, record: Record, read: Reader) -> tuple[str, str] | None:
     """A falsifier that passed saw its gate red for the expected reason, and green beside it."""
-    assert falsifier.gate and falsifier.expect
+    assert falsifier.gate
     if record.verdict is not Verdict.PASS:
         return None
-    sabotaged = judge(falsifier.gate, evidence_of(record, read, sabotaged=True))
-    control = judge(falsifier.gate, evidence_of(record, read))
-    red = {one.check for one in sabotaged.outcomes if one.verdict is Verdict.FAIL}
-    if control.verdict is Verdict.PASS and falsifier.expect.check in red:
+    pair = Pair(evidence_of(record, read, sabotaged=True), evidence_of(record, read))
+    sabotaged, control = judge(falsifier.gate, pair.sabotaged), judge(falsifier.gate, pair.control)
+    reason = not_caught(falsifier, pair, sabotaged, control)
+    if reason is None:
         return None
-    told = f"sabotaged {sabotaged.verdict}, without the fault {control.verdict}"
-    return "PG205", f"record {record.sha[:12]} says that the gate was seen red: {told}"
+    return "PG205", f"record {record.sha[:12]} says that the gate was seen red: {reason}"
 
 
 def _figures(record: Record, judgement: Judgement) -> tuple[str, str] | None:

@@ -65,6 +65,8 @@ class Outcome:
     window: tuple[int, int] | None = None
     n: int | None = None
     interval: tuple[float, float] | None = None
+    slot: str | None = None
+    """The one place that it names: `layer 3 ffn_swigl`, `final_norm`; of inputs `tokens`."""
     detail: tuple[str, ...] = ()
     """Further lines for the failure report."""
 
@@ -202,6 +204,13 @@ class Check(BaseModel):
     def needs(self) -> tuple[Need, ...]:
         """Runs named by the check itself."""
         return ()
+
+    def slot_misfit(self, slot: str, runs: Mapping[str, Run]) -> str | None:
+        """Why a falsifier cannot expect that this check names `slot`, or None.
+
+        `runs` are the resolved runs that the gate draws on.
+        """
+        return "the check names no slot"
 
     def groups(self) -> tuple[tuple[str, ...], ...]:
         """Runs that must be executed in turns on one device, by name."""

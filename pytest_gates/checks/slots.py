@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from pytest_gates.evidence import Evidence
+from pytest_gates.model.config import ForwardRun, Run
+from pytest_gates.model.slots import BLOCK_SLOTS, FINAL_SLOTS
+from pytest_gates.vocabulary import hint
+
+_IN_A_LAYER = re.compile(r"layer (0|[1-9][0-9]{0,4}) (.+)")
+GRADIENT = "grad "
+"""Begins the name of a parameter's gradient."""
 
 
 @dataclass(frozen=True)
@@ -38,3 +47,22 @@ def slots_of(evidence: Evidence) -> list[Slot]:
         assert isinstance(layer, float)
         found.append(Slot(int(layer), str(said["slot"]), figures))
     return found
+
+
+def place_misfit(slot: str, runs: Iterable[Run]) -> str | None:
+    """Why no trace of these runs has the place `slot`, as `Slot.at` writes it, or None."""
+    match = _IN_A_LAYER.fullmatch(slot)
+    name = match.group(2) if match else slot
+    known: Collection[str] = BLOCK_SLOTS if match else FINAL_SLOTS
+    if not name.startswith(GRADIENT) and name not in known:
+        if name in BLOCK_SLOTS:
+            return f"slot `{slot}` lies in a layer: write `layer 0 {slot}`"
+        return f"there is no slot `{slot}`; {hint(name, known)}"
+    depths = [
+        one.architecture.layers
+        for one in runs
+        if isinstance(one, ForwardRun) and one.architecture is not None
+    ]
+    if match and depths and int(match.group(1)) >= max(depths):
+        return f"slot `{slot}` lies beyond the model's {max(depths)} layers"
+    return None

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pytest_gates.checks.base import NO_GPUS, Outcome, Positive, Refusal, RunCheck, Verdict
 from pytest_gates.checks.figures import several, short
-from pytest_gates.checks.slots import Slot, slots_of
+from pytest_gates.checks.slots import Slot, place_misfit, slots_of
 from pytest_gates.checks.tolerances import GRADIENT, OWN_ERROR
 from pytest_gates.checks.window import unfinished
 from pytest_gates.evidence import Evidence
@@ -45,18 +45,34 @@ _SIDES = ("tokens", "positions", "shapes")
 
 def input_difference(facts: Mapping[str, Any]) -> str | None:
     """How the two sides' inputs differ, in words, or None; also where one of them is not known."""
-    for side in _SIDES:
-        own, other = facts.get(f"{side}_sha256"), facts.get(f"reference_{side}_sha256")
-        if own is None or other is None:
-            return f"the hash of the {side} of both sides is not in the evidence"
-        if own != other:
-            counts = facts.get("tokens"), facts.get("reference_tokens")
-            if counts[0] != counts[1]:
-                return f"{counts[0]} tokens were fed to the path, {counts[1]} to the reference"
-            if side == "shapes":
-                return f"shapes differ: {facts.get('shape_difference')}"
-            return f"{counts[0]} {side} on both sides, but not the same ones"
-    return None
+    side = different_side(facts)
+    if side is None:
+        return None
+    if not _known(facts, side):
+        return f"the hash of the {side} of both sides is not in the evidence"
+    counts = facts.get("tokens"), facts.get("reference_tokens")
+    if counts[0] != counts[1]:
+        return f"{counts[0]} tokens were fed to the path, {counts[1]} to the reference"
+    if side == "shapes":
+        return f"shapes differ: {facts.get('shape_difference')}"
+    return f"{counts[0]} {side} on both sides, but not the same ones"
+
+
+def different_side(facts: Mapping[str, Any]) -> str | None:
+    """The first of tokens, positions and shapes that differs or is not known; None: none does."""
+    return next(
+        (
+            side
+            for side in _SIDES
+            if not _known(facts, side)
+            or facts[f"{side}_sha256"] != facts[f"reference_{side}_sha256"]
+        ),
+        None,
+    )
+
+
+def _known(facts: Mapping[str, Any], side: str) -> bool:
+    return None not in (facts.get(f"{side}_sha256"), facts.get(f"reference_{side}_sha256"))
 
 
 @dataclass(frozen=True)
@@ -126,6 +142,10 @@ class TraceParity(_Beside):
         if self.direction == "backward" and against is not None and not against.backward:
             yield ("direction",), "the run's `against` does not say `backward: true`"
 
+    def slot_misfit(self, slot: str, runs: Mapping[str, Run]) -> str | None:
+        """See `Check.slot_misfit`."""
+        return place_misfit(slot, runs.values())
+
     def evaluate(self, evidence: Evidence, gpus: Mapping[str, float] = NO_GPUS) -> Outcome:
         """See `RunCheck.evaluate`. Where the inputs differ nothing is compared."""
         facts = evidence.main.facts
@@ -164,7 +184,7 @@ class TraceParity(_Beside):
         )
         told = self._outcome(Verdict.FAIL, f"{text}; {'; '.join(detail)}", found.slot.at)
         limit = f"<= {short(found.limit)}"
-        return replace(told, value=found.error, limit=limit, detail=detail)
+        return replace(told, value=found.error, limit=limit, slot=found.slot.at, detail=detail)
 
     @staticmethod
     def _outcome(verdict: Verdict, summary: str, figure: str | None = None) -> Outcome:
@@ -175,6 +195,10 @@ class SameInput(_Beside):
     """Path and reference were fed the same tokens at the same positions, in the same shapes."""
 
     kind: Literal["same_input"]
+
+    def slot_misfit(self, slot: str, runs: Mapping[str, Run]) -> str | None:
+        """See `Check.slot_misfit`: what differs stands for the slot."""
+        return None if slot in _SIDES else f"its slots are {', '.join(_SIDES)}, not `{slot}`"
 
     def evaluate(self, evidence: Evidence, gpus: Mapping[str, float] = NO_GPUS) -> Outcome:
         """See `RunCheck.evaluate`. Inputs that are not known prove nothing."""
@@ -187,4 +211,5 @@ class SameInput(_Beside):
             verdict, text = Verdict.PASS, f"{facts.get('tokens')} tokens, the same on both sides"
         else:
             verdict, text = Verdict.FAIL if known else Verdict.INCONCLUSIVE, difference
-        return Outcome("same_input", verdict, text, figure=text, limit="the same input")
+        told = Outcome("same_input", verdict, text, figure=text, limit="the same input")
+        return replace(told, slot=different_side(facts)) if verdict is Verdict.FAIL else told

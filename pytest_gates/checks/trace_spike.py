@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Annotated, Literal
 
@@ -22,7 +22,7 @@ from pytest_gates.checks.base import (
 )
 from pytest_gates.checks.declared import traces
 from pytest_gates.checks.figures import several, short
-from pytest_gates.checks.slots import Slot, slots_of
+from pytest_gates.checks.slots import Slot, place_misfit, slots_of
 from pytest_gates.checks.window import unfinished
 from pytest_gates.evidence import Evidence
 from pytest_gates.model.config import Run
@@ -118,16 +118,21 @@ class TraceSpike(RunCheck):
         if not traces(run):
             yield (), f"driver {run.driver} traces no slots"
 
+    def slot_misfit(self, slot: str, runs: Mapping[str, Run]) -> str | None:
+        """See `Check.slot_misfit`."""
+        return place_misfit(slot, runs.values())
+
     def evaluate(self, evidence: Evidence, gpus: Mapping[str, float] = NO_GPUS) -> Outcome:
         """See `RunCheck.evaluate`. A non-finite figure is the worst leap there is."""
         slots = [slot for slot in slots_of(evidence) if self.statistic in slot.figures]
         broken = next((s for s in slots if not math.isfinite(s.figures[self.statistic])), None)
         if broken is not None:
             text = f"{self.statistic} of {broken.at} is {short(broken.figures[self.statistic])}"
-            return self._outcome(Verdict.FAIL, text, broken.at)
+            return replace(self._outcome(Verdict.FAIL, text, broken.at), slot=broken.at)
         found = find_anomaly(slots, self.statistic, self.ratio, self.deviations)
         if found is not None:
-            return self._outcome(Verdict.FAIL, *self._told(found))
+            told = self._outcome(Verdict.FAIL, *self._told(found))
+            return replace(told, slot=found.first.slot.at)
         early = unfinished(evidence)
         layers = len({slot.layer for slot in slots if slot.layer >= 0})
         if early is None and layers < FEWEST_LAYERS:

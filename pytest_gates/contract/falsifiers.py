@@ -72,6 +72,7 @@ class FalsifierLoader:
             else:
                 gate = self._shortened(node, gate)
                 self._applies(node, gate, fault)
+                gate = gate if fault is None else carrying(gate, fault)
                 target = self._target(node, gate, fault, expect)
         return Falsifier(
             id=_text(node, "id") or fallback,
@@ -137,7 +138,7 @@ class FalsifierLoader:
             return None
         at = node_at(node, ("expect", "check"))
         if isinstance(fault, Planted):
-            if expect.check is not None:
+            if expect.check is not None or expect.slot is not None:
                 self.say(at, "planted evidence is found by the audit, not by a check")
             return None
         kinds = dict.fromkeys(check_kind(check) for check in gate.checks)
@@ -147,11 +148,18 @@ class FalsifierLoader:
             return None
         matching = list(_matching(gate, expect.check, expect.where))
         if len(matching) == 1:
+            self._slot(node, gate, matching[0], expect.slot)
             return matching[0]
         which = "none fits `where`" if not matching else "say which by `where: {...}`"
         count = sum(check_kind(check) == expect.check for check in gate.checks)
         self.say(at, f"the gate has {count} checks `{expect.check}`; {which}")
         return None
+
+    def _slot(self, node: MappingNode, gate: Gate, index: int, slot: str | None) -> None:
+        check = gate.checks[index]
+        misfit = None if slot is None else check.slot_misfit(slot, gate.runs)
+        if misfit is not None:
+            self.say(node_at(node, ("expect", "slot")), f"{check_kind(check)}: {misfit}")
 
 
 def _matching(gate: Gate, kind: str, where: Mapping[str, Any]) -> Iterator[int]:
@@ -161,6 +169,11 @@ def _matching(gate: Gate, kind: str, where: Mapping[str, Any]) -> Iterator[int]:
             key in fields and fields[key] == value for key, value in where.items()
         ):
             yield index
+
+
+def carrying(gate: Gate, fault: BaseFault) -> Gate:
+    """The gate over its runs in the form that the fault is tried in, clean control included."""
+    return gate.with_runs({name: fault.carrier(run) for name, run in gate.runs.items()})
 
 
 def misfit(fault: BaseFault, run: Run) -> str | None:

@@ -70,6 +70,9 @@ class Expectation(Block):
     """Kind of the check that must go red; none for planted evidence."""
     where: dict[StrictStr, Any] = Field(default_factory=dict)
     """Fields of that check, where the gate has several of its kind: `{metric: grad_norm}`."""
+    slot: StrictStr | None = None
+    """The place that the check must name, not merely notice: `layer 3 ffn_swigl`, `final_norm`;
+    of `same_input` `tokens`, `positions` or `shapes`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pytest_gates.checks.base import Outcome, Verdict
-from pytest_gates.contract.models import Falsifier, Gate
+from pytest_gates.contract.models import Expectation, Falsifier, Gate
 from pytest_gates.results import Mode, Status
 from pytest_gates.run.plan import describe
 from pytest_gates.verdict import Judgement
@@ -82,7 +82,7 @@ def falsifier_report(
         f"{falsifier.place}: {falsifier.id} {Status.SURVIVED}",
         _row("gate", f"{falsifier.gate.id}: {falsifier.gate.rule}"),
         _row("fault", f"{falsifier.fault.fault}: {falsifier.fault.meaning}"),
-        _row("expected", f"verdict {expect.verdict} through check {expect.check}"),
+        _row("expected", f"verdict {expect.verdict} through check {expect.check}{_at(expect)}"),
         _row("because", reason),
         _row("sabotaged", f"{sabotaged.verdict} {sabotaged.reason}".rstrip()),
     ]
@@ -94,6 +94,10 @@ def falsifier_report(
     if falsifier.if_fails:
         lines.append(_row("if fails", falsifier.if_fails))
     return "\n".join(lines)
+
+
+def _at(expect: Expectation) -> str:
+    return f" at {expect.slot}" if expect.slot else ""
 
 
 def check_lines(outcome: Outcome) -> list[str]:

@@ -48,3 +48,30 @@ def test_one_seed_one_pass_in_fresh_processes(tmp_path: Path) -> None:
     assert _facts(first)["device_resolved"] == "cuda:0"
     slots = [[line for line in lines if line["kind"] == "slot"] for lines in (first, second)]
     assert slots[0] == slots[1]
+
+
+DECODE = {"properties": [], "dtype": "fp32", "decode": {"tokens": 40, "repeat": 2}}
+
+
+def test_a_captured_step_decodes_what_single_kernels_do(tmp_path: Path) -> None:
+    single = _facts(_said(tmp_path / "a", **DECODE | {"decode": {"tokens": 40, "graph": "off"}}))
+    graph = _facts(_said(tmp_path / "b", **DECODE))
+    compiled = _facts(_said(tmp_path / "c", **DECODE, compiled=True))
+    assert (single["decode_graph"], graph["decode_graph"]) == (False, True)
+    assert single["generated"] == graph["generated"] == compiled["generated"]
+    assert len(set(graph["generated"])) > 1
+
+
+def test_sampling_in_a_graph_moves_on_and_repeats_at_one_seed(tmp_path: Path) -> None:
+    drawn = {"tokens": 30, "temperature": 1.5, "top_k": 50, "repeat": 2}
+    said = [_facts(_said(tmp_path / name, **DECODE | {"decode": drawn})) for name in "ab"]
+    once = _facts(_said(tmp_path / "c", **DECODE | {"decode": drawn | {"repeat": 1}}))
+    assert said[0]["generated"] == said[1]["generated"] != once["generated"]
+    assert len(set(once["generated"])) > 5
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_the_shortest_continuations_stay_in_the_cache(tmp_path: Path, tokens: int) -> None:
+    decode = {"tokens": tokens, "prefill": 62, "repeat": 2}
+    facts = _facts(_said(tmp_path / "run", **DECODE | {"decode": decode}))
+    assert facts["generated_tokens"] == tokens

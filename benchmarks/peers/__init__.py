@@ -1,0 +1,1 @@
+"""What others would run instead, uncrippled; each a process of its own."""

@@ -1,0 +1,39 @@
+"""Which runs the fused step can carry out; the others take the eager one."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+
+from pytest_gates.model.built import compute_dtype
+from pytest_gates.model.config import NonFinite, PretrainRun
+from pytest_gates.model.seams import Seams
+
+HOPPER = (9, 0)
+
+
+def why_eager(run: PretrainRun, device: torch.device, seams: Seams) -> str | None:
+    """Why a run cannot take the fused step, or None."""
+    a = run.architecture
+    reasons = {
+        "the run asks for it": run.execution == "eager",
+        "not on CUDA": device.type != "cuda",
+        "not in bf16": compute_dtype(run.dtype, device) != torch.bfloat16,
+        "several processes": run.launch is not None,
+        "gradient accumulation": len(run.micro_sizes) > 1,
+        "the stimulus changes the loss": isinstance(run.stimulus, NonFinite),
+        "every parameter's statistics": bool(run.statistics),
+        "steps are taken apart": bool(run.anatomy),
+        "a fault lies within the step": bool(seams.within_step),
+        "tied weights": a.tied,
+        "biases": a.attention_bias,
+        "widths are no powers of two": any(n & (n - 1) for n in (a.hidden, a.heads, a.kv_heads)),
+    }
+    found = next((reason for reason, holds in reasons.items() if holds), None)
+    if found is not None:
+        return found
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not there"
+    # cuDNN's attention for grouped queries, and the bf16 kernels, are proven on Hopper alone.
+    return None if torch.cuda.get_device_capability(device) >= HOPPER else "older than Hopper"
