@@ -18,6 +18,7 @@ from tests.builders import pretrain_run
 from tests.project import Project
 
 NO_GPU = Gpus(None, unavailable="NVML is not there: none in this test")
+TWO_NODES = "the run needs 2 nodes with 8 GPUs each, this session starts it on one"
 TWO = Launch(processes=8, nodes=2, rendezvous="node-0:29400")
 
 CONTRACT = """
@@ -120,8 +121,7 @@ def test_each_rank_of_a_node_has_a_device_of_its_own() -> None:
         (0, 8, 1, "8 GPUs missing: the run needs 8, here are 0"),
         (1, 8, 1, "7 GPUs missing: the run needs 8, here are 1"),
         (2, 2, 1, None),
-        (1, 8, 2, "the run needs 2 nodes with 8 GPUs each, this session starts it on one: "
-                  "15 GPUs missing"),
+        (1, 8, 2, f"{TWO_NODES}: 15 GPUs missing"),
     ],
 )  # fmt: skip
 def test_the_number_of_missing_gpus_is_told(

@@ -46,7 +46,9 @@ def srun(launch: Launch, request: str, out: str, python: str = "python") -> list
         ValueError: the run does not say where its ranks meet.
     """
     if launch.rendezvous is None:
-        raise ValueError("srun needs `rendezvous: host:port`, the first node's name and a free port")
+        raise ValueError(
+            "srun needs `rendezvous: host:port`, the first node's name and a free port"
+        )
     host, _, port = launch.rendezvous.partition(":")
     return [
         "srun", f"--nodes={launch.nodes}", f"--ntasks-per-node={launch.processes}",
