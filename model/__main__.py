@@ -28,7 +28,7 @@ from pytest_gates.model.resolve import device_uuid, environment, prepare_environ
 from pytest_gates.model.sabotage import seams_for
 from pytest_gates.model.seams import Seams
 from pytest_gates.model.telemetry import STATUSES, RunRefusedError
-from pytest_gates.model.writer import TelemetryWriter
+from pytest_gates.model.writer import TelemetryWriter, process_start_ns
 
 _LINGER_S = 30.0
 """How long a rank that has lost another waits for the launcher, which ends it and says why."""
@@ -44,7 +44,7 @@ def run_request(request_path: Path, out: Path) -> int:
         request_path: a `config.Request` as JSON.
         out: the run's folder, made here once the device is resolved; it must not exist.
     """
-    started_ns = _process_start_ns()
+    started_ns = process_start_ns()
     hide: dict[str, str] = _private_words()
     try:
         request = Request.model_validate_json(request_path.read_bytes())
@@ -81,11 +81,12 @@ def _carry_out(request: Request, out: Path, started_ns: int, place: Place | None
         request, started_ns = _of_rank(request, place), place.started_ns or started_ns
     run = request.run
     seams = seams_for(request.fault)
-    _prepare(request)
+    strict = not isinstance(run, ProbeRun) and seams.deterministic(run.deterministic)
+    prepare_environment(run.host, deterministic=strict, visible=request.visible)
     device = None
     if not isinstance(run, ProbeRun):
         device = seams.resolve_device(run.device, run.host)
-        _configure_torch(threads=run.threads, deterministic=run.deterministic)
+        _configure_torch(threads=run.threads, deterministic=strict)
     out.mkdir(exist_ok=place is not None)  # the first rank makes the folder of all
     rank = 0 if place is None else place.rank
     with TelemetryWriter(out, rank=rank, started_ns=started_ns) as writer:
@@ -219,21 +220,6 @@ def _without(text: str, hide: dict[str, str]) -> str:
     for word in sorted(filter(None, hide), key=len, reverse=True):
         text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", lambda _: hide[word], text)  # noqa: B023
     return text
-
-
-def _process_start_ns() -> int:
-    """`time.monotonic_ns()` at this process's start, to 10 ms; now, where /proc does not tell.
-
-    proc_pid_stat(5): field 22 counts clock ticks since boot. A forked process started at its fork.
-    """
-    now = time.monotonic_ns()
-    try:
-        fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        ticks = int(fields[19])  # the 22nd field, the 20th after the name
-    except (OSError, ValueError, IndexError):
-        return now
-    age_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - ticks * 10**9 // os.sysconf("SC_CLK_TCK")
-    return now - age_ns if age_ns >= 0 else now
 
 
 def main(arguments: list[str] | None = None) -> int:

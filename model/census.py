@@ -28,6 +28,11 @@ def _own(tensor: Tensor) -> Tensor:
     return tensor if local is None else local()
 
 
+def gradients_of(model: nn.Module) -> list[Tensor]:
+    """Every gradient that a model's parameters hold."""
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
 def residency(model: nn.Module, optimizer: Moments, gradients: Iterable[Tensor]) -> Residency:
     """Where parameters, gradients and optimizer state lie (layer L1); asks no device to wait.
 

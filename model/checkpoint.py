@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_gates.model.moments import Moments
+from pytest_gates.model.seams import CLEAN, Seams
 from pytest_gates.model.telemetry import RunRefusedError, encode_number
 from pytest_gates.model.tensor_file import dtype_word, read_tensor, write_tensors
 from pytest_gates.model.tensor_header import read_header
@@ -39,14 +40,14 @@ def rng_state(device: torch.device) -> dict[str, Tensor]:
 class Checkpointer:
     """Writes checkpoints in a thread of its own, one at a time, while the training goes on."""
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(self, folder: Path, device: torch.device, seams: Seams = CLEAN) -> None:
         """Make the folder.
 
         Raises:
             OSError: it cannot be made.
         """
         folder.mkdir()
-        self._folder, self._device = folder, device
+        self._folder, self._device, self._seams = folder, device, seams
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # torch's own
@@ -68,6 +69,7 @@ class Checkpointer:
         """
         begun = time.perf_counter()
         finished = self.wait()
+        self._seams.before_copy()
         with torch.no_grad():
             weights = {name: p.detach().clone() for name, p in model.named_parameters()}
             state = {
@@ -176,23 +178,28 @@ def find(folder: Path, epoch: int | str) -> dict[str, Any]:
     return metadata
 
 
-def refuse_elsewhere(metadata: Mapping[str, Any], position: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint whose run read other data than the one that continues it.
+def refuse(why: str | None) -> None:
+    """End the run before its first step, if there is a reason.
 
     Raises:
-        RunRefusedError: CONFIG_REFUSED, with what differs.
+        RunRefusedError: CONFIG_REFUSED, with the reason.
     """
+    if why is not None:
+        raise RunRefusedError("CONFIG_REFUSED", why)
+
+
+def elsewhere(metadata: Mapping[str, Any], position: Mapping[str, Any]) -> str | None:
+    """How the data that the checkpoint's run read differs from the continuing run's, or None."""
     made = metadata["position"]
     says = [
         f"{key} {made.get(key)}, the run has {value}"
         for key, value in position.items()
         if made.get(key) != value
     ]
-    if says:
-        raise RunRefusedError("CONFIG_REFUSED", f"the checkpoint was made with {'; '.join(says)}")
+    return f"the checkpoint was made with {'; '.join(says)}" if says else None
 
 
-def verify(folder: Path, metadata: Mapping[str, Any]) -> dict[str, str]:
+def verify(folder: Path, metadata: Mapping[str, Any], seams: Seams = CLEAN) -> dict[str, str]:
     """Hold every file of a checkpoint against its metadata; returns their hashes.
 
     Raises:
@@ -211,12 +218,13 @@ def verify(folder: Path, metadata: Mapping[str, Any]) -> dict[str, str]:
             )
         with path.open("rb") as file:
             hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        changed = None
         if hashes[name] != said["sha256"]:
-            raise RunRefusedError(
-                "CONFIG_REFUSED",
+            changed = (
                 f"checkpoint {name}: SHA-256 is {hashes[name][:10]}…, its metadata tells "
-                f"{said['sha256'][:10]}…: the file was changed",
+                f"{said['sha256'][:10]}…: the file was changed"
             )
+        refuse(seams.hash_check(changed))
     return hashes
 
 
@@ -226,6 +234,8 @@ def restore(
     model: nn.Module,
     optimizer: Moments,
     device: torch.device,
+    *,
+    seams: Seams = CLEAN,
 ) -> int:
     """Put a verified checkpoint's state into model, optimizer and generators; counts its tensors.
 
@@ -233,10 +243,10 @@ def restore(
         RunRefusedError: CONFIG_REFUSED, a tensor is missing, too many, or of another shape.
     """
     weights, state = sorted(metadata["files"], key=len)
-    count = _load(folder / weights, dict(model.named_parameters()))
+    count = _load(folder / weights, dict(model.named_parameters()), seams)
     moments = make_moments(model, optimizer, device)
     generators = rng_state(device)
-    count += _load(folder / state, {**moments, **generators})
+    count += _load(folder / state, {**moments, **generators}, seams)
     torch.set_rng_state(generators["rng.cpu"])
     if "rng.cuda" in generators:
         torch.cuda.set_rng_state(generators["rng.cuda"], device)
@@ -256,24 +266,50 @@ def make_moments(model: nn.Module, optimizer: Moments, device: torch.device) -> 
     return moments
 
 
-def _load(path: Path, into: Mapping[str, Tensor]) -> int:
+def _load(path: Path, into: Mapping[str, Tensor], seams: Seams) -> int:
     header, start = read_header(path)
+    refuse(seams.config_match(_misfit(path.name, header, into)))
+    filled = {
+        name: tensor
+        for name, tensor in seams.restored(into).items()
+        if name in header and _shape_misfit(header[name], tensor) is None
+    }
+    with path.open("rb") as file:
+        for name, tensor in filled.items():
+            read_tensor(file, header[name], start, tensor)
+    return len(filled)
+
+
+def _misfit(file: str, header: Mapping[str, Any], into: Mapping[str, Tensor]) -> str | None:
+    """How the tensors of a file differ from those that are to be filled, or None."""
     for names, what in ((into.keys() - header, "lacks"), (header.keys() - into.keys(), "has")):
         if names:
-            raise RunRefusedError(
-                "CONFIG_REFUSED",
-                f"checkpoint {path.name} {what} {len(names)} tensors beside the run's {len(into)}, "
-                f"{min(names)} for one",
+            return (
+                f"checkpoint {file} {what} {len(names)} tensors beside the run's {len(into)}, "
+                f"{min(names)} for one"
             )
     for name, tensor in into.items():
-        entry = header[name]
-        if entry["shape"] != list(tensor.shape) or entry["dtype"] != dtype_word(tensor):
-            raise RunRefusedError(
-                "CONFIG_REFUSED",
-                f"checkpoint {path.name}: {name} is {entry['dtype']} {entry['shape']}, "
-                f"the run's is {dtype_word(tensor)} {list(tensor.shape)}",
-            )
-    with path.open("rb") as file:
-        for name, tensor in into.items():
-            read_tensor(file, header[name], start, tensor)
-    return len(into)
+        different = _shape_misfit(header[name], tensor)
+        if different is not None:
+            return f"checkpoint {file}: {name} is {different}"
+    return None
+
+
+def _shape_misfit(entry: Mapping[str, Any], tensor: Tensor) -> str | None:
+    if entry["shape"] == list(tensor.shape) and entry["dtype"] == dtype_word(tensor):
+        return None
+    ours = f"{dtype_word(tensor)} {list(tensor.shape)}"
+    return f"{entry['dtype']} {entry['shape']}, the run's is {ours}"
+
+
+def flip_a_bit(path: Path) -> None:
+    """Change one bit of a file's last byte, as a bad disk does: its length stays.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     Field,
     StrictBool,
     StrictInt,
@@ -28,7 +27,17 @@ from pytest_gates.model.architecture import (
     Data,
     tokenizer_vocab,
 )
-from pytest_gates.model.device import DEVICE_GRAMMAR
+from pytest_gates.model.command import CommandRun
+from pytest_gates.model.declared import (
+    Declared,
+    DeclaredHost,
+    DeclaredShape,
+    DeviceName,
+    Executed,
+    Host,
+    ModelName,
+    architecture_of,
+)
 from pytest_gates.model.forward_settings import Against, Decode
 from pytest_gates.model.launch import Launch, Parallel
 from pytest_gates.model.misfit import MisfitError
@@ -46,10 +55,12 @@ from pytest_gates.model.settings import (
     Positive,
     Settings,
 )
+from pytest_gates.model.sources import ProgramFile, RecordedFile, Source
 from pytest_gates.model.training import (
     FINETUNE_CAP,
     REGIMES,
     EarlyStopping,
+    FlippedBit,
     Kill,
     NonFinite,
     Optimizer,
@@ -60,41 +71,7 @@ from pytest_gates.model.training import (
 )
 
 
-class Host(Settings):
-    """What the run's process may see of the machine."""
-
-    cuda: Literal["any", "hidden", "visible"] = "any"
-    """`hidden` hides every CUDA device from the process; `visible` needs at least one."""
-
-
-DeviceName = Annotated[StrictStr, Field(pattern=DEVICE_GRAMMAR)]
-
-
-def _known(model: str | Architecture) -> str | Architecture:
-    if isinstance(model, str) and model not in PRESETS:
-        raise ValueError(f"unknown model {model!r}; presets are {', '.join(PRESETS)}")
-    return model
-
-
-ModelName = Annotated[StrictStr | Architecture, AfterValidator(_known)]
-"""A preset's name, or an architecture block."""
-
-
-def architecture_of(model: str | Architecture) -> Architecture:
-    """The architecture itself, a preset resolved."""
-    return PRESETS[model] if isinstance(model, str) else model
-
-
-class _Executed(Settings):
-    """What every run of the program itself declares."""
-
-    host: Host = Host()
-    """Conditions of the machine."""
-    timeout_s: Positive | None = None
-    """Seconds after which the run is ended with status TIMEOUT."""
-
-
-class _Modelled(_Executed):
+class _Modelled(Executed):
     device: DeviceName
     """`cpu`, `cuda`, `cuda:0` to `cuda:15`, or `auto`."""
     seed: Index = 0
@@ -250,6 +227,8 @@ class PretrainRun(_Modelled):
             late.append(self.stimulus.step)
         if late:
             yield f"step {late[0]} lies beyond the run's {self.steps} steps"
+        if isinstance(self.stimulus, FlippedBit) and self.checkpoint == "never":
+            yield "stimulus flipped_bit needs a checkpoint; give it `checkpoint: epoch`"
         if self.anatomy > self.steps:
             yield f"anatomy of {self.anatomy} steps is longer than the run of {self.steps}"
         if self.resume is not None and self.resume.run.checkpoint == "never":
@@ -357,46 +336,12 @@ def _refuse_bytes(vocab: int) -> None:
         )
 
 
-class ProbeRun(_Executed):
+class ProbeRun(Executed):
     """No model at all: what the machine offers, and properties of the program's own rules."""
 
     driver: Literal["probe"]
     properties: tuple[RuleProperty, ...] = ()
     """Properties to search for a counterexample."""
-
-
-class RecordedFile(Settings):
-    """A file that exists already, and how to read it."""
-
-    path: StrictStr
-    """Relative to the project's root, inside it, no symbolic link on the way."""
-    format: Literal["jsonl", "json", "nvidia-smi-csv", "trace-csv"]
-    """`jsonl`: a step a line. `json`: `per_step_metrics`, log lines before it allowed.
-    `nvidia-smi-csv`: samples as nvidia-smi prints them. `trace-csv`: a row a layer and a column
-    of standard deviations a slot, or a row a slot with its statistics."""
-
-
-class DeclaredHost(Settings):
-    """The machine a recording is said to come from."""
-
-    gpu: StrictStr | None = None
-    driver: StrictStr | None = None
-    torch: StrictStr | None = None
-
-
-class Declared(Settings):
-    """The configuration a recording is said to come from. Reports call it DECLARED."""
-
-    model: ModelName | None = None
-    device: DeviceName | None = None
-    seq_len: Count | None = None
-    batch_size: Count | None = None
-    steps: Count | None = None
-    seed: Index | None = None
-    dtype: StrictStr | None = None
-    pid: Index | None = None
-    """Process id of the run, to be found among the samples."""
-    host: DeclaredHost = DeclaredHost()
 
 
 class RecordedRun(Settings):
@@ -410,9 +355,11 @@ class RecordedRun(Settings):
 
 
 ExecutedRun = Annotated[PretrainRun | ForwardRun | ProbeRun, Field(discriminator="driver")]
-"""A run that the program executes in a process of its own."""
+"""A run of the program's own code, in a process of its own."""
 
-Run = Annotated[PretrainRun | ForwardRun | ProbeRun | RecordedRun, Field(discriminator="driver")]
+Run = Annotated[
+    PretrainRun | ForwardRun | ProbeRun | CommandRun | RecordedRun, Field(discriminator="driver")
+]
 """Every run a contract can declare."""
 
 
@@ -447,10 +394,12 @@ __all__ = [
     "Against",
     "Architecture",
     "Causality",
+    "CommandRun",
     "Count",
     "Data",
     "Declared",
     "DeclaredHost",
+    "DeclaredShape",
     "Decode",
     "DeviceGrammarProperty",
     "ExecutedRun",
@@ -468,6 +417,7 @@ __all__ = [
     "Positive",
     "PretrainRun",
     "ProbeRun",
+    "ProgramFile",
     "RecordedFile",
     "RecordedRun",
     "Request",
@@ -475,5 +425,6 @@ __all__ = [
     "RuleProperty",
     "Run",
     "Settings",
+    "Source",
     "architecture_of",
 ]

@@ -3,7 +3,9 @@
 `python -m pytest_gates.model.forkserver` reads JSON lines from stdin and writes JSON lines to
 stdout. It is told:
 
-- `{"id": 1, "request": PATH, "out": PATH, "log": PATH}`: start a run;
+- `{"id": 1, "request": PATH, "out": PATH, "log": PATH}`: start a run; with `"linger_s": 1.0` its
+  end is told once all that it started has ended too, after so many seconds at the latest;
+- `{"signal": 1, "number": 19}`: a signal to that run's process group;
 - `{"end": 1, "grace_s": 2.0}`: SIGTERM to that run's process group, SIGKILL after the grace.
 
 It answers:
@@ -11,7 +13,11 @@ It answers:
 - `{"ready": PID, "torch": VERSION, "cuda": VERSION}`: once, all imports done;
 - `{"started": PID, "id": 1, "at_ns": T}`: T is this process's `time.monotonic_ns()`, which on Linux
   is the same clock in every process (clock_gettime(2), CLOCK_MONOTONIC);
-- `{"ended": PID, "id": 1, "exit": CODE or null, "signal": NUMBER or null, "wall_ms": MS}`.
+- `{"ended": PID, "id": 1, "exit": CODE or null, "signal": NUMBER or null, "wall_ms": MS,
+  "survivors": COUNT}`: how many processes outlived the run and were killed.
+
+It is the subreaper of all that its runs start (prctl(2), PR_SET_CHILD_SUBREAPER): a process that a
+run left behind, of another session even, becomes its child, so that none is ever an orphan.
 
 When stdin ends, which it does also when its owner is killed, every run is killed with all that it
 started, and the forkserver exits.
@@ -49,6 +55,11 @@ PRELOAD = ("pytest_gates.model.preload",)
 """Modules that are imported once, for all runs, beside the entry's own."""
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_CHILD_SUBREAPER = 36
+_LOOK_S = 0.02
+"""Between two looks for what outlives a run."""
+_SWEEP_S = 5.0
+"""Longest time for which processes that keep forking are killed."""
 _CHUNK = 65536
 
 Entry = Callable[[Path, Path], int]
@@ -58,8 +69,12 @@ Entry = Callable[[Path, Path], int]
 class _Run:
     id: int
     started_ns: int
+    linger_s: float | None = None
+    """How long what it started may outlive it; None: it is killed at once, and not counted."""
     kill_at: float | None = None
     """Time of `time.monotonic()` at which SIGTERM has had its chance."""
+    ended_ns: int | None = None
+    """When its own process ended, while others of it live on."""
 
 
 class Forkserver:
@@ -91,6 +106,8 @@ class Forkserver:
         for pid in self._runs:
             _signal_group(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+        self._runs.clear()
+        self._sweep()
 
     def reply(self, **message: Any) -> None:
         """Write one line to the owner; an owner that is gone is noticed on stdin."""
@@ -117,6 +134,8 @@ class Forkserver:
             message = json.loads(line)
             if "end" in message:
                 self._end(message["end"], message["grace_s"])
+            elif "signal" in message:
+                self._signal(message["signal"], message["number"])
             else:
                 self._start(message)
 
@@ -126,18 +145,28 @@ class Forkserver:
         pid = os.fork()
         if pid == 0:
             self._become_run(server, message)
-        self._runs[pid] = _Run(message["id"], started_ns)
+        self._runs[pid] = _Run(message["id"], started_ns, message.get("linger_s"))
         self.reply(started=pid, id=message["id"], at_ns=started_ns)
 
     def _end(self, run_id: int, grace_s: float) -> None:
         for pid, run in self._runs.items():
             if run.id == run_id:
                 _signal_group(pid, signal.SIGTERM)
+                # A process that was stopped hears nothing before it goes on.
+                _signal_group(pid, signal.SIGCONT)
                 run.kill_at = time.monotonic() + grace_s
+
+    def _signal(self, run_id: int, number: int) -> None:
+        for pid, run in self._runs.items():
+            if run.id == run_id and run.ended_ns is None:
+                _signal_group(pid, number)
 
     def _until_next_kill(self) -> float | None:
         times = [run.kill_at for run in self._runs.values() if run.kill_at is not None]
-        return max(0.0, min(times) - time.monotonic()) if times else None
+        until = [max(0.0, min(times) - time.monotonic())] if times else []
+        if any(run.ended_ns is not None for run in self._runs.values()):
+            until.append(_LOOK_S)
+        return min(until, default=None)
 
     def _kill_overdue(self) -> None:
         for pid, run in self._runs.items():
@@ -150,19 +179,52 @@ class Forkserver:
             end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if end is None:
                 continue
-            run = self._runs.pop(pid)
-            wall_ms = (time.monotonic_ns() - run.started_ns) / 1e6
+            run = self._runs[pid]
+            run.ended_ns = run.ended_ns or time.monotonic_ns()
+            survivors = self._survivors(pid) if run.linger_s is not None else []
+            lingered_s = (time.monotonic_ns() - run.ended_ns) / 1e9
+            if survivors and lingered_s < (run.linger_s or 0.0):
+                continue
+            del self._runs[pid]
             # Before its own process is reaped, its id cannot have become another group's.
             _signal_group(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+            if not self._runs:  # what is left is of no run that still goes on
+                self._sweep()
             exited = end.si_code == os.CLD_EXITED
             self.reply(
                 ended=pid,
                 id=run.id,
                 exit=end.si_status if exited else None,
                 signal=None if exited else end.si_status,
-                wall_ms=wall_ms,
+                wall_ms=(run.ended_ns - run.started_ns) / 1e6,
+                survivors=len(survivors),
             )
+
+    def _survivors(self, pid: int) -> list[int]:
+        """Living processes that a run started, beside its own."""
+        parents = _living()
+        ours = os.getpid()
+        strays = {pid, *(one for one, parent in parents.items() if parent == ours)}
+        return [one for one in _descendants(parents, strays - self._runs.keys() | {pid})
+                if one != pid]  # fmt: skip
+
+    def _sweep(self) -> None:
+        """Kill all that runs left, and what those start meanwhile; nothing else is below us."""
+        until = time.monotonic() + _SWEEP_S
+        while time.monotonic() < until:
+            left = _descendants(_living(), {os.getpid()}) - {os.getpid()}
+            for pid in left:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            try:
+                while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                    pass
+            except ChildProcessError:
+                return
+            time.sleep(_LOOK_S / 10)
 
     def _become_run(self, server: int, message: dict[str, Any]) -> NoReturn:
         """The child's whole life. It never returns into the server's loop."""
@@ -207,6 +269,41 @@ def _signal_group(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
+def _living() -> dict[int, int]:
+    """Every process that is no zombie, with its parent; empty where there is no /proc."""
+    found: dict[int, int] = {}
+    try:
+        names = os.listdir("/proc")  # noqa: PTH208 - a thousand entries, many times
+    except OSError:
+        return found
+    for name in names:
+        if not name.isdecimal():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123 - as above
+                state, parent = file.read().rpartition(b")")[2].split()[:2]
+        except OSError:  # it ended meanwhile
+            continue
+        if state != b"Z":
+            found[int(name)] = int(parent)
+    return found
+
+
+def _descendants(parents: dict[int, int], roots: set[int]) -> set[int]:
+    """The roots that live, and all that descends from any of them."""
+    children: dict[int, list[int]] = {}
+    for one, parent in parents.items():
+        children.setdefault(parent, []).append(one)
+    found: set[int] = set()
+    ahead = list(roots)
+    while ahead:
+        one = ahead.pop()
+        if one not in found:
+            found.add(one)
+            ahead.extend(children.get(one, ()))
+    return found & parents.keys()
+
+
 def _redirect(log: Path) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -240,6 +337,8 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.preload:
         importlib.import_module(name)
     module, _, function = options.entry.partition(":")
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     server = Forkserver(getattr(importlib.import_module(module), function), reply_fd)
     gc.freeze()  # a collection in a child would write to, and so copy, every page it shares
     sys.stdout.flush()  # or each child would write it once more

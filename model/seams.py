@@ -7,7 +7,7 @@ catalogue's faults put here is in `sabotage`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
 from pytest_gates.model.attention import rotary_tables
-from pytest_gates.model.config import Host, Optimizer
+from pytest_gates.model.config import Host, Optimizer, PretrainRun
 from pytest_gates.model.data import Corpus, Stream
 from pytest_gates.model.device import DeviceRequest, parse_device
 from pytest_gates.model.loss import next_token_loss
@@ -48,6 +48,10 @@ class Seams:
     """The device grammar, as a probe searches it."""
     seed: Callable[[int], int] = lambda seed: seed
     """The seed of every generator."""
+    deterministic: Callable[[bool], bool] = lambda declared: declared
+    """Whether only deterministic kernels are allowed."""
+    configuration: Callable[[PretrainRun], PretrainRun] = lambda declared: declared
+    """A training run's settings, as the trainer takes them up."""
     validation: Callable[[Corpus], tuple[Stream, ...]] = lambda corpus: corpus.validation
     """The split that validation reads."""
     edit_model: Callable[[nn.Module], None] = _nothing
@@ -94,6 +98,14 @@ class Seams:
     """The trainer's own guard: why a validation loss ends the run, or None."""
     halt: Callable[[bool], bool] = lambda declared: declared
     """The trainer's own guard: whether the run ends where its data does."""
+    config_match: Callable[[str | None], str | None] = lambda why: why
+    """The trainer's own guard: why a checkpoint is not of such a run, or None."""
+    hash_check: Callable[[str | None], str | None] = lambda why: why
+    """The trainer's own guard: why a checkpoint's bytes are not those written, or None."""
+    restored: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda state: state
+    """The tensors that a checkpoint fills, by name, given all of the run's."""
+    before_copy: Callable[[], None] = lambda: None
+    """Called on the host before a checkpoint's state is copied."""
 
     @property
     def within_step(self) -> tuple[str, ...]:

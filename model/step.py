@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from pytest_gates.model.built import compute_dtype
-from pytest_gates.model.census import checksum, whole
+from pytest_gates.model.census import checksum, gradients_of, whole
 from pytest_gates.model.config import NonFinite, PretrainRun
 from pytest_gates.model.moments import Moments
 from pytest_gates.model.optimizer import build_optimizer
@@ -68,6 +68,9 @@ class OptimizerStep(Protocol):
     def loss(self, tokens: Tensor) -> Tensor:
         """Mean cross-entropy of B (T + 1) tokens in nats."""
 
+    def settings(self) -> dict[str, float]:
+        """`beta1`, `beta2`, `eps` and `weight_decay` as the update itself has them."""
+
     def gradients(self) -> list[Tensor]:
         """Every gradient there is, for the census."""
 
@@ -113,9 +116,16 @@ class Step:
         self._dtype = compute_dtype(run.dtype, device)
         self._hashed = run.deterministic
 
+    def settings(self) -> dict[str, float]:
+        """`beta1`, `beta2`, `eps` and `weight_decay` as the update itself has them."""
+        groups = self.optimizer.param_groups
+        beta1, beta2 = groups[0]["betas"]
+        decay = max(group["weight_decay"] for group in groups)
+        return {"beta1": beta1, "beta2": beta2, "eps": groups[0]["eps"], "weight_decay": decay}
+
     def gradients(self) -> list[Tensor]:
         """Every gradient there is, for the census."""
-        return [p.grad for p in self._model.parameters() if p.grad is not None]
+        return gradients_of(self._model)
 
     def clipped_norm(self) -> float:
         """Norm of all gradients as the optimizer took them; waits for the device."""

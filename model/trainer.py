@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
 from pytest_gates.model import checkpoint
-from pytest_gates.model.account import say_residency, say_state
+from pytest_gates.model.account import say_optimizer, say_residency, say_state
 from pytest_gates.model.anatomy import Anatomy
 from pytest_gates.model.built import built, compute_dtype
 from pytest_gates.model.census import parameter_sha256
@@ -45,7 +45,7 @@ from pytest_gates.model.statistics import Statistics
 from pytest_gates.model.step import read
 from pytest_gates.model.step_choice import step_for
 from pytest_gates.model.telemetry import RunRefusedError
-from pytest_gates.model.training import DataEnd
+from pytest_gates.model.training import DataEnd, FlippedBit
 from pytest_gates.model.transformer import attention_backend
 from pytest_gates.model.writer import TelemetryWriter
 
@@ -68,22 +68,21 @@ def run(
         torch.OutOfMemoryError: the device's memory ran out.
     """
     assert isinstance(request.run, PretrainRun)
-    corpus = open_corpus(request.run, Path(request.root), Path(request.cache))
+    declared = seams.configuration(request.run)
+    corpus = open_corpus(declared, Path(request.root), Path(request.cache))
     for name, value in corpus.facts.items():
         writer.fact(name, value)
-    for name, value, origin in configuration(request.run):
+    for name, value, origin in configuration(declared):
         writer.fact(f"config.{name}", value)
         writer.fact(f"config.{name}.from", origin)
     control = Control(request.control, group.rank)
     control.show_allocations(request.allocations_mib, device, writer)
     for name, value in group.facts(device).items():
         writer.fact(name, value)
-    training = Training(
-        request.run, corpus, device, writer, seams=seams, control=control, group=group
-    )
-    if request.run.resume is not None:
+    training = Training(declared, corpus, device, writer, seams=seams, control=control, group=group)
+    if declared.resume is not None:
         assert request.resume_from is not None
-        training.resume(Path(request.resume_from), request.run.resume.epoch)
+        training.resume(Path(request.resume_from), declared.resume.epoch)
     training.carry_out()
 
 
@@ -138,13 +137,14 @@ class Training:
         writer.fact("tokens_per_step", run.tokens_per_step)
         writer.fact("step_flops", run.step_flops)
         self._step = step_for(run, self._model, device, writer, seams=seams, group=group)
+        say_optimizer(writer, self._step)
         writer.event("optimizer_built", optimizer="AdamW", fused=True)
         self._clock: Clock[Any] = clock_for(device)
         self._anatomy = Anatomy(run, self._clock, device)
         self._statistics = Statistics(run, self._model, writer)
         keeps = run.checkpoint == "epoch"
         kept = writer.folder / "checkpoints"
-        self._checkpointer = group.checkpoints(kept, device) if keeps else None
+        self._checkpointer = group.checkpoints(kept, device, seams) if keeps else None
         # Two buffers each: step k + 2 may overwrite those of step k, which was read by then.
         pinned = device.type == "cuda"
         shape = self._step.tokens.shape
@@ -165,18 +165,19 @@ class Training:
         Raises:
             RunRefusedError: CONFIG_REFUSED, it is missing, damaged, foreign, or of another shape.
         """
-        metadata = checkpoint.find(folder, epoch)
-        checkpoint.refuse_elsewhere(metadata, self._position)
+        metadata, seams = checkpoint.find(folder, epoch), self._seams
+        checkpoint.refuse(seams.config_match(checkpoint.elsewhere(metadata, self._position)))
         self._first = self._steps_done = metadata["step"] + 1
+        beyond = None
         if self._first >= self._run.steps:
-            raise RunRefusedError(
-                "CONFIG_REFUSED",
+            beyond = (
                 f"the checkpoint is at step {metadata['step']}, the run of {self._run.steps} steps "
-                "has none left",
+                "has none left"
             )
-        hashes = checkpoint.verify(folder, metadata)
+        checkpoint.refuse(seams.config_match(beyond))
+        hashes = checkpoint.verify(folder, metadata, seams)
         count = self._group.restore(
-            folder, metadata, self._model, self._step.optimizer, self._device
+            folder, metadata, self._model, self._step.optimizer, self._device, seams=seams
         )
         self._epochs.resume(metadata["epochs"])
         self._writer.fact("resumed_at_step", self._first)
@@ -344,6 +345,7 @@ class Training:
             self._writer.event(
                 "checkpoint_saved", saved["step"], epoch=saved["epoch"], files=saved["files"]
             )
+            self._damage_if_told(saved)
 
     def _halt_where_data_end(self, step: int) -> None:
         if step < self._batches.cycles_at:
@@ -377,6 +379,13 @@ class Training:
         elif step == stimulus.step + 1:
             self._step.poison.fill_(1.0)
 
+    def _damage_if_told(self, saved: Mapping[str, Any]) -> None:
+        stimulus = self._run.stimulus
+        if isinstance(stimulus, FlippedBit) and stimulus.epoch == saved["epoch"]:
+            weights = min(saved["files"], key=len)
+            checkpoint.flip_a_bit(self._writer.folder / "checkpoints" / weights)
+            self._writer.event("stimulus_applied", saved["step"], stimulus="flipped_bit")
+
     def _kill_if_told(self, step: int) -> None:
         stimulus = self._run.stimulus
         if not isinstance(stimulus, Kill) or stimulus.rank != self._group.rank:
@@ -389,7 +398,8 @@ class Training:
         self._clock.wait(first.end)
         self._writer.event("first_step_done", first.step)
         self._selfcheck.say_clipping(self._step.clipped_norm(), read(first.report).grad_norm)
-        say_residency(self._writer, self._model, self._step, "before")
+        step = self._step
+        say_residency(self._writer, self._model, step.optimizer, step.gradients(), "before")
         if self._run.deterministic:
             self._read_behind()
             self._writer.fact("param_sha256_first", parameter_sha256(self._model))

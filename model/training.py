@@ -112,7 +112,19 @@ class ValidationLoss(Settings):
         return self
 
 
-Stimulus = Annotated[Kill | NonFinite | DataEnd | ValidationLoss, Field(discriminator="kind")]
+class FlippedBit(Settings):
+    """Stimulus: one bit of the weights in the checkpoint of `epoch` is another once it is written.
+
+    The file keeps its length, as on a disk that fails silently; who continues the run reads it.
+    """
+
+    kind: Literal["flipped_bit"]
+    epoch: Index
+
+
+Stimulus = Annotated[
+    Kill | NonFinite | DataEnd | ValidationLoss | FlippedBit, Field(discriminator="kind")
+]
 """A condition that the claim itself is about."""
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from pytest_gates.checks.base import RunCheck, Verdict
 from pytest_gates.checks.bounds import Bounded
 from pytest_gates.checks.budget import Budget
+from pytest_gates.checks.declared import shape_of
 from pytest_gates.checks.descent import Descent
 from pytest_gates.checks.fact import Fact
 from pytest_gates.checks.status import ExitStatus
@@ -176,7 +177,7 @@ def _at_most(limit: float, value: float) -> bool:
 
 def _of_descent(check: Descent, run: Run) -> Iterator[Limit]:
     """The slope cannot be planted to an ulp, so the limit is moved around what was measured."""
-    first, last = check.steps or (0, FEWEST - 1)
+    first, last = check.steps or (0, (shape_of(run).steps or FEWEST) - 1)
     count = last - first + 1
     bare = check.model_copy(update={"drop": None, "start_tolerance": None})
 

@@ -23,6 +23,11 @@ SCHEMA = 1
 """Version of the meaning of a run's fields and defaults; part of every run's hash."""
 DIFFERENCES_SHOWN = 3
 
+FIELDS_THERE = "fields_there"
+"""Fact of telemetry that was read from a program's own files: the names in each, by file."""
+TELEMETRY_GAP = "telemetry_gap"
+"""Fact of the same: why the telemetry is not all that the program should have told."""
+
 run_adapter: TypeAdapter[Run] = TypeAdapter(Run)
 
 

@@ -17,13 +17,12 @@ from pathlib import Path
 from pytest_gates.attacks import carry_out
 from pytest_gates.canonical import digest
 from pytest_gates.checks.base import Verdict
-from pytest_gates.contract.falsifiers import carrying, misfit
+from pytest_gates.contract.falsifiers import carrying
 from pytest_gates.contract.models import Contract, Gate
 from pytest_gates.disk import write_durably
 from pytest_gates.errors import GatesError
 from pytest_gates.falsify import crashed, why
-from pytest_gates.model.config import RecordedRun
-from pytest_gates.model.faults import FAULTS, BaseFault, Fault, Planted
+from pytest_gates.model.faults import FAULTS, BaseFault, Fault, Planted, misfit, out_of_reach
 from pytest_gates.revision import code_revision
 from pytest_gates.session import GatesSession
 from pytest_gates.verdict import EVALUATOR, judge
@@ -102,11 +101,11 @@ def _mutant(contract: Contract, gate: Gate, form: type[BaseFault]) -> Mutant:
             return Mutant(contract, falsifier.gate, name, declared)
     reasons = []
     for run in gate.runs.values():
-        if isinstance(run, RecordedRun):
-            reasons.append("recorded runs execute nothing")
+        if (reason := out_of_reach(form, run)) is not None:
+            reasons.append(reason)
             continue
-        fault = form.typical(run)
-        reason = misfit(fault, run) or fault.unseen(run)
+        fault = form.typical(run)  # type: ignore[arg-type]  # planted evidence suits every run
+        reason = misfit(fault, run) or fault.unseen(run)  # type: ignore[arg-type]  # as above
         if reason is None:
             # All are in the union.
             return Mutant(contract, carrying(gate, fault), name, fault)  # type: ignore[arg-type]

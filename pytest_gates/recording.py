@@ -22,7 +22,7 @@ from pytest_gates.errors import GatesError
 from pytest_gates.evidence import Evidence, run_hash
 from pytest_gates.evidence_store import RUNS, promote
 from pytest_gates.ledger import EvidenceRef, Ledger, Readable, Record, RecordHost, RunRef
-from pytest_gates.model.config import RecordedRun
+from pytest_gates.model.config import CommandRun, RecordedRun
 from pytest_gates.report.basis import (
     basis_entry,
     discharge_status,
@@ -62,6 +62,8 @@ def used_gpu(evidence: Evidence) -> str | None:
     if isinstance(evidence.run, RecordedRun):
         return evidence.run.declares.host.gpu
     resolved = str(evidence.main.facts.get("device_resolved", ""))
+    if not resolved and isinstance(evidence.run, CommandRun):
+        resolved = evidence.run.device  # a program that says nothing was given it
     gpu = evidence.host.gpu
     return gpu.name if gpu is not None and resolved.startswith("cuda") else None
 

@@ -104,8 +104,7 @@ class GatesSession:
     ) -> Result:
         judgement = judge(gate, evidence)
         all_evidence = [one for many in evidence.values() for one in many]
-        mode = Mode.DECLARED if any(one.declared for one in all_evidence) else Mode.LIVE
-        result = self._told_by(gate, base, judgement, mode, all_evidence)
+        result = self._told_by(gate, base, judgement, _mode(evidence), all_evidence)
         if judgement.verdict not in RECORDABLE:
             return result
         attempts = note_attempt(
@@ -210,11 +209,8 @@ class GatesSession:
                     evidence_of(record, self.read),
                 )
                 result = self._weighed(falsifier, base, pair, Mode.REPLAYED)
-                if self.settings.live:
-                    reason = f"replayed from record {record.sha[:12]}: {obstacle}"
-                    text = plain_report(falsifier, Mode.REPLAYED, reason + " (--gates-live)")
-                    return replace(result, red=True, reason=reason, report=text)
-                return replace(result, record=record.sha)
+                result = replace(result, record=record.sha)
+                return self._replayed(falsifier, result, obstacle)
         return self._blocked(base, falsifier, f"{obstacle}; no recorded evidence")
 
     def _attacked(
@@ -224,22 +220,39 @@ class GatesSession:
         gate = falsifier.gate
         assert gate and falsifier.expect
         obstacle = self.obstacle(gate)
-        if obstacle is not None:
+        evidence = self.evidence_of(gate) if obstacle is None else self._recorded(contract, gate)
+        if evidence is None:
             return self._blocked(base, falsifier, f"{obstacle}; there is no evidence to forge")
-        evidence = self.evidence_of(gate)
+        base = replace(base, mode=Mode.REPLAYED if obstacle is not None else _mode(evidence))
         control = judge(gate, evidence)
         if control.verdict is not Verdict.PASS:
             reason = f"without the attack the gate is {control.verdict}, not pass: {why(control)}"
         else:
             noticed = carry_out(fault, contract, gate, evidence, self.settings)
-            if noticed.verdict == falsifier.expect.verdict:
-                return replace(
-                    base, status=Status.CAUGHT, mode=Mode.LIVE, figure=noticed.reason, attack=True
-                )
+            if noticed.verdict == falsifier.expect.verdict and noticed.red(falsifier.target):
+                caught = replace(base, status=Status.CAUGHT, figure=noticed.reason,
+                                 attack=falsifier.target is None)  # fmt: skip
+                return caught if obstacle is None else self._replayed(falsifier, caught, obstacle)
             reason = f"the attack left the gate {noticed.verdict}: {noticed.reason}".rstrip(": ")
         text = plain_report(falsifier, Status.SURVIVED, reason)
-        return replace(base, status=Status.SURVIVED, mode=Mode.LIVE, reason=reason, red=True,
-                       report=text)  # fmt: skip
+        return replace(base, status=Status.SURVIVED, reason=reason, red=True, report=text)
+
+    def _replayed(self, falsifier: Falsifier, result: Result, obstacle: str) -> Result:
+        """A result from recorded evidence, which is red where only a live one will do."""
+        if not self.settings.live:
+            return result
+        of = f" from record {result.record[:12]}" if result.record else ""
+        reason = f"replayed{of}: {obstacle}"
+        text = plain_report(falsifier, Mode.REPLAYED, reason + " (--gates-live)")
+        return replace(result, red=True, reason=reason, report=text)
+
+    def _recorded(self, contract: Contract, gate: Gate) -> EvidenceByRun | None:
+        """Evidence of the gate's newest recorded pass, where it is that of the gate as it is."""
+        for record in self.ledger.current(contract.id, gate.id):
+            evidence = evidence_of(record, self.read)
+            if record.gate_hash == gate.hash and judge(gate, evidence).verdict is Verdict.PASS:
+                return evidence
+        return None
 
     def evidence_of(self, gate: Gate, fault: Fault | None = None) -> EvidenceByRun:
         """Execute what judges a gate, with a fault or clean, or read it where it was executed."""
@@ -396,6 +409,12 @@ class GatesSession:
         write_summary(armed, self._told, reporter)
         for line in workflow_commands(parsed, self.settings.root):
             reporter.write_line(line)
+
+
+def _mode(evidence: EvidenceByRun) -> Mode:
+    """What evidence is that was not recorded before."""
+    declared = any(one.declared for many in evidence.values() for one in many)
+    return Mode.DECLARED if declared else Mode.LIVE
 
 
 def _refuse_disk_errors(gate: Gate, evidence: EvidenceByRun) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 RecordMode = Literal["changed", "always", "never"]
 StaleMode = Literal["show", "red"]
 CACHE_FOLDER = ".pytest_gates"
+ASK_FIRST = frozenset({"command"})
+"""Drivers that start what a contract names: allowed in pytest's configuration, never by it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,10 @@ class Settings:
     """How long to wait for a device that another process holds."""
     evidence_limit_mib: float = 16.0
     """Largest evidence of one run."""
+    output_limit_mib: float = 64.0
+    """Most that a program of driver `command` may print."""
+    allow_drivers: frozenset[str] = frozenset()
+    """Of `ASK_FIRST` those that are allowed."""
     cache_limit_mib: float = 2048.0
     """Size of the ignored cache of evidence that no record cites."""
     cpu_slots: int | None = None
@@ -89,6 +95,14 @@ INI_OPTIONS: dict[str, tuple[str, str]] = {
     "gates_timeout_s": ("1800", "seconds after which a run that declares no timeout_s is ended"),
     "gates_lock_timeout_s": ("3600", "seconds to wait for a device that another process holds"),
     "gates_evidence_limit_mib": ("16", "largest evidence of one run, in MiB"),
+    "gates_output_limit_mib": (
+        "64",
+        "most that a program of driver `command` may print, in MiB",
+    ),
+    "gates_allow_drivers": (
+        "",
+        "drivers that may start programs that a contract names: command",
+    ),
     "gates_cache_limit_mib": ("2048", "size of the cache of evidence that no record cites, in MiB"),
     "gates_cpu_slots": (
         "auto",
@@ -100,7 +114,7 @@ INI_OPTIONS: dict[str, tuple[str, str]] = {
     "gates_max_step_tokens": ("4194304", "most tokens a step a contract may ask for"),
 }
 """Options of pytest's configuration: default and help."""
-WORDS = frozenset({"gates_stale", "gates_cpu_slots"})
+WORDS = frozenset({"gates_stale", "gates_allow_drivers", "gates_cpu_slots"})
 """Those that may be words."""
 
 
@@ -129,6 +143,8 @@ def settings_from(config: pytest.Config, session: str, terminal: TextIO | None =
         timeout_s=numbers["gates_timeout_s"],
         lock_timeout_s=numbers["gates_lock_timeout_s"],
         evidence_limit_mib=numbers["gates_evidence_limit_mib"],
+        output_limit_mib=numbers["gates_output_limit_mib"],
+        allow_drivers=_allowed(config),
         cache_limit_mib=numbers["gates_cache_limit_mib"],
         cpu_slots=None if slots == "auto" else int(_positive(config, "gates_cpu_slots")),
         max_processes=int(numbers["gates_max_processes"]),
@@ -136,6 +152,17 @@ def settings_from(config: pytest.Config, session: str, terminal: TextIO | None =
         max_parameters=int(numbers["gates_max_parameters"]),
         max_step_tokens=int(numbers["gates_max_step_tokens"]),
     )
+
+
+def _allowed(config: pytest.Config) -> frozenset[str]:
+    named = str(config.getini("gates_allow_drivers")).replace(",", " ").split()
+    for name in named:
+        if name not in ASK_FIRST:
+            raise ValueError(
+                f"gates_allow_drivers names {name!r} in pytest's configuration: "
+                f"expected {', '.join(sorted(ASK_FIRST))}; other drivers need no permission"
+            )
+    return frozenset(named)
 
 
 def _stale(config: pytest.Config) -> StaleMode:

@@ -6,8 +6,10 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 
 from pytest_gates.checks.base import Check, Outcome, RunCheck, RunsCheck, Verdict
+from pytest_gates.checks.window import unfinished
 from pytest_gates.contract.models import Gate, check_kind
-from pytest_gates.evidence import Evidence, difference, unmet
+from pytest_gates.evidence import FIELDS_THERE, Evidence, difference, unmet
+from pytest_gates.readers.rows import listed
 
 EVALUATOR = "1"
 """Version of these rules and of all checks; a record is re-derived by the one that made it."""
@@ -68,7 +70,7 @@ def _identity(gate: Gate, evidence: EvidenceByRun) -> Hashable | None:
 
 
 def _judged(gate: Gate, evidence: EvidenceByRun) -> Judgement:
-    blocked = _inadmissible(gate, evidence)
+    blocked = _inadmissible(gate, evidence) or _untold(gate, evidence)
     if blocked is not None:
         return Judgement(Verdict.BLOCKED, reason=blocked)
     outcomes = [outcome for check in gate.checks for outcome in _evaluate(check, gate, evidence)]
@@ -89,6 +91,30 @@ def _inadmissible(gate: Gate, evidence: EvidenceByRun) -> str | None:
             if different is not None:
                 return f"run {name}: {different}"
     return None
+
+
+def _untold(gate: Gate, evidence: EvidenceByRun) -> str | None:
+    """A metric that a check asks for and a program's own files never tell, and what they hold.
+
+    Of a run that ended early, or whose files could not be read, the checks say more.
+    """
+    for name, executions in evidence.items():
+        for one in executions:
+            there = one.main.facts.get(FIELDS_THERE)
+            if not isinstance(there, Mapping) or unfinished(one) is not None:
+                continue
+            for metric in (metric for check in gate.checks for metric in check.asks()):
+                if not _tells(one, metric):
+                    held = "; ".join(f"{file} holds {listed(names)}"
+                                     for file, names in there.items())  # fmt: skip
+                    return f"run {name} tells no {metric}: {held}"
+    return None
+
+
+def _tells(one: Evidence, metric: str) -> bool:
+    said = (one.main.steps, one.main.epochs, one.main.slots, one.main.parameters)
+    columns = [series.columns[metric] for series in said if metric in series.columns]
+    return any(value is not None for column in columns for value in column)
 
 
 def _evaluate(check: Check, gate: Gate, evidence: EvidenceByRun) -> list[Outcome]:

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from training import TINY, Said, Train
 
 from pytest_gates.model import trainer
+from pytest_gates.model.sabotage import seams_for
 from pytest_gates.model.seams import Seams
 from pytest_gates.model.telemetry import RunRefusedError
 from pytest_gates.model.writer import TelemetryWriter
@@ -31,14 +32,17 @@ def made(train: Train, **settings: Any) -> Path:
     return train.folder / f"out-{train.count}" / "checkpoints"
 
 
-def resumed(train: Train, folder: Path, epoch: int | str = "last", **settings: Any) -> Said:
+def resumed(
+    train: Train, folder: Path, epoch: int | str = "last", seams: Seams | None = None,
+    **settings: Any,
+) -> Said:  # fmt: skip
     source = {**train.request(**SETTINGS).run.model_dump(mode="json"), "resume": None}
     request = train.request(
         resume_from=folder, **{**SETTINGS, "resume": {"run": source, "epoch": epoch}, **settings}
     )
     out = train.out()
     with TelemetryWriter(out) as writer:
-        trainer.run(request, torch.device("cpu"), writer, Seams())
+        trainer.run(request, torch.device("cpu"), writer, seams or Seams())
     return Said(out)
 
 
@@ -220,3 +224,46 @@ def test_a_step_taken_apart_is_all_there(train: Train) -> None:
     shares = [kernel["share_pct"] for kernel in said.facts["kernels"]]
     assert shares == sorted(shares, reverse=True)
     assert 50 < sum(shares) <= 100.001
+
+
+def test_a_flipped_bit_keeps_the_file_s_length_and_is_refused(train: Train) -> None:
+    folder = made(train, stimulus={"kind": "flipped_bit", "epoch": 1})
+    said = Said(folder.parent)
+    assert [event["stimulus"] for event in said.events("stimulus_applied")] == ["flipped_bit"]
+    assert len(resumed(train, folder, 0).steps) == 6
+    with pytest.raises(RunRefusedError, match=r"SHA-256 is .* its metadata tells"):
+        resumed(train, folder, 1)
+    unguarded = resumed(train, folder, 1, seams_for({"fault": "hash_check_off"}))
+    assert len(unguarded.events("training_started")) == 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": {**TINY, "layers": 1}},
+        {"model": {**TINY, "hidden": 8}},
+        {"batch_size": 2},
+        {"seed": 1},
+        {"steps": 3, "validate_every": 0},
+    ],
+)
+def test_without_the_guard_what_does_not_match_is_continued(
+    train: Train, settings: dict[str, Any]
+) -> None:
+    folder = made(train)
+    with pytest.raises(RunRefusedError) as refused:
+        resumed(train, folder, 0, **settings)
+    assert refused.value.status == "CONFIG_REFUSED"
+    unguarded = resumed(train, folder, 0, seams_for({"fault": "config_match_off"}), **settings)
+    assert len(unguarded.events("training_started")) == 1
+
+
+def test_moments_that_are_lost_are_seen_in_the_count(train: Train) -> None:
+    folder = made(train)
+    whole, lost = (
+        resumed(train, folder, 0, seams) for seams in (None, seams_for({"fault": "moments_lost"}))
+    )
+    assert whole.facts["resumed_tensors"] - lost.facts["resumed_tensors"] == 3 * 21
+    assert lost.facts["param_sha256_initial"] == whole.facts["param_sha256_initial"]
+    anew = resumed(train, folder, 0, seams_for({"fault": "resume_ignored"}))
+    assert (len(anew.steps), anew.events("checkpoint_loaded")) == (9, [])

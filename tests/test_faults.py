@@ -18,7 +18,7 @@ from pytest_gates.mutation import Fate, Trial, plan, scored
 from pytest_gates.report.catalogue import catalogue
 
 ROOT = Path(__file__).parent.parent
-COVERED = ("gpu-training-backend", "training-smoke", "trainer-guards")
+EVERY = [path.stem for path in sorted((ROOT / "contracts").glob("*.yaml"))]
 
 
 def contract(name: str) -> Contract:
@@ -32,17 +32,18 @@ def test_the_page_is_what_the_code_says() -> None:
 def test_every_fault_has_an_effect_or_an_attack() -> None:
     from pytest_gates.attacks import ATTACKS
     from pytest_gates.model.sabotage import EFFECTS
+    from pytest_gates.run.sabotage import AFTER, BEFORE, DURING
 
-    assert {*EFFECTS, *ATTACKS} == set(FAULTS)
+    assert {*EFFECTS, *BEFORE, *DURING, *AFTER, *ATTACKS} == set(FAULTS)
 
 
 def test_every_fault_applies_to_a_run_of_the_contracts() -> None:
-    contracts = [contract(path.stem) for path in sorted((ROOT / "contracts").glob("*.yaml"))]
-    applied = {mutant.name for mutant in plan(contracts) if mutant.fault is not None}
+    mutants = plan([contract(name) for name in EVERY])
+    applied = {mutant.name for mutant in mutants if mutant.fault is not None}
     assert applied == {form.model_fields["fault"].annotation.__args__[0] for form in FAULTS}
 
 
-@pytest.mark.parametrize("name", COVERED)
+@pytest.mark.parametrize("name", EVERY)
 def test_each_check_of_each_gate_is_the_target_of_a_falsifier(name: str) -> None:
     """A falsifier is caught only if its own target goes red, so without it the falsifier fails."""
     declared = contract(name)
@@ -58,8 +59,8 @@ def test_each_check_of_each_gate_is_the_target_of_a_falsifier(name: str) -> None
 
 def test_verdicts_turn_at_their_limits_in_every_contract() -> None:
     found = []
-    for path in sorted((ROOT / "contracts").glob("*.yaml")):
-        for gate in contract(path.stem).gates:
+    for name in EVERY:
+        for gate in contract(name).gates:
             assert flaw(gate) is None
             found += list(proofs(gate))
     assert {Verdict.PASS, Verdict.FAIL} == {proof.found for proof in found}
@@ -85,7 +86,7 @@ def test_a_fault_counts_as_caught_once_and_a_gate_that_sees_nothing_is_blind() -
 
 def test_attacks_name_what_they_turn_a_gate_into() -> None:
     attacks = [form for form in FAULTS if issubclass(form, Planted)]
-    assert {form.verdict for form in attacks} == {"tampered", "blocked", "unfounded"}
+    assert {form.verdict for form in attacks} == {"tampered", "blocked", "unfounded", "fail"}
 
 
 BLIND = """

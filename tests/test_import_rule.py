@@ -104,14 +104,17 @@ def _wrongs_of(module: str, project: dict[str, list[Import]]) -> Iterator[str]:
     direct = {found.target for found in project[module]}
     tops = {target.split(".")[0] for target in direct}
     in_model = f"{module}.".startswith("pytest_gates.model.")
+    in_emit = f"{module}.".startswith("pytest_gates.emit.")
     foreign = {t for t in direct if t.startswith("pytest_gates.") and ".model" not in t}
     if in_model and (foreign or "pytest_gates" in direct):
         yield "model imports the rest of pytest_gates"
     if "model" in tops:
         yield "plain model"
-    if "torch" in tops and not in_model:
-        yield "torch outside model"
-    elif not in_model and "torch" in _reached(project, module, at_load=True):
+    if not in_emit and any(f"{target}.".startswith("pytest_gates.emit.") for target in direct):
+        yield "emit is for the team's own process"
+    if "torch" in tops and not (in_model or in_emit):
+        yield "torch outside model and emit"
+    elif not (in_model or in_emit) and "torch" in _reached(project, module, at_load=True):
         yield "loads torch"
     if module in DEFINITIONS and "torch" in _reached(project, module, at_load=False):
         yield "a definition imports torch"
@@ -156,6 +159,9 @@ def test_tests_and_benchmarks_never_import_plain_model() -> None:
         ("model/data.py", "def f():\n    import pytest_gates.errors", "model imports the rest"),
         ("pytest_gates/disk.py", "from model import config", "plain model"),
         ("pytest_gates/disk.py", "def f():\n    import torch.nn", "torch outside model"),
+        ("pytest_gates/disk.py", "from pytest_gates.emit import x", "emit is for the team's own"),
+        ("model/data.py", "from pytest_gates.emit import x", "emit is for the team's own"),
+        ("pytest_gates/emit/loop.py", "import pytest", "pytest outside"),
         ("pytest_gates/disk.py", "from pytest_gates.model import resolve", "loads torch"),
         ("pytest_gates/disk.py", "from .model.resolve import x", "loads torch"),
         ("model/config.py", "def f():\n    import torch", "a definition imports torch"),
@@ -188,6 +194,7 @@ def test_each_breach_is_found(tmp_path: Path, file: str, source: str, wrong: str
         "pytest_gates/ledger.py": "from .verdict import x",
         "pytest_gates/disk.py": "from pytest_gates import ledger",
         "pytest_gates/plugin.py": "import pytest",
+        "pytest_gates/emit/loop.py": "import torch\nfrom pytest_gates.model import resolve",
     }
     for name, content in clean.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

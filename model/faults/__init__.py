@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
+from pytest_gates.model.config import CommandRun, RecordedRun, Run
 from pytest_gates.model.faults.architecture import (
     BatchLeak,
     CausalLeak,
@@ -17,11 +18,13 @@ from pytest_gates.model.faults.architecture import (
     FeedForwardShift,
     NanActivation,
     NonlinearRope,
+    StrayParameter,
     TiedWeights,
     UntiedWeights,
     WrongRopeBase,
 )
 from pytest_gates.model.faults.base import BaseFault, Injectable
+from pytest_gates.model.faults.declared import DeterminismOff, OtherRegime, RegimeWins
 from pytest_gates.model.faults.device import (
     ContextOnly,
     DeviceRefusalOff,
@@ -36,10 +39,19 @@ from pytest_gates.model.faults.evidence import (
     ForeignGpu,
     LoosenedContract,
     Planted,
+    PlantedFact,
+    PlantedMetric,
     StaleEvidence,
     TypedVerdict,
 )
-from pytest_gates.model.faults.guards import DataEndOff, DivergenceOff, FinitenessOff
+from pytest_gates.model.faults.guards import (
+    ConfigMatchOff,
+    DataEndOff,
+    DivergenceOff,
+    FalseDivergence,
+    FinitenessOff,
+    HashCheckOff,
+)
 from pytest_gates.model.faults.learning import (
     ClipBySquaredNorm,
     FrozenWeights,
@@ -50,10 +62,12 @@ from pytest_gates.model.faults.learning import (
     SchedulePerMicroBatch,
     SeedIgnored,
     SeedUnset,
+    SummedAccumulation,
     UnnormalisedAccumulation,
 )
 from pytest_gates.model.faults.numbers import (
     ConstantField,
+    CounterRestarts,
     DataRunsOut,
     DoubledValidationLoss,
     DropoutInEvaluation,
@@ -74,33 +88,64 @@ from pytest_gates.model.faults.path import (
     SwigluSlice,
     UnmaskedAttention,
 )
+from pytest_gates.model.faults.program import (
+    HiddenDevices,
+    KilledProgram,
+    OfProgram,
+    OtherEnvironment,
+    PlantedTelemetry,
+    SlowProgram,
+)
 from pytest_gates.model.faults.ranks import LocalGradients, SameShard, SummedGradients
 from pytest_gates.model.faults.rules import SloppyDeviceGrammar, WrongEnvironment
 from pytest_gates.model.faults.speed import (
     FusedAttentionOff,
+    HiddenWork,
     MemoryLeak,
+    SlowSide,
     SlowStep,
     SlowTail,
     SyncPerLayer,
+)
+from pytest_gates.model.faults.state import (
+    Bf16Embedding,
+    DoubleStep,
+    MomentsLost,
+    OptimizerDefaults,
+    ResumeIgnored,
+    SlowCheckpoint,
+    VanishingGradient,
+    WrongInitialisation,
 )
 
 FAMILIES: dict[str, tuple[type[BaseFault], ...]] = {
     "device": (
         SilentCpuFallback, DeviceRefusalOff, ContextOnly, WeightsOffloaded, OptimizerOnCpu,
     ),
-    "speed and memory": (SlowStep, SlowTail, SyncPerLayer, FusedAttentionOff, MemoryLeak),
+    "speed and memory": (
+        SlowStep, SlowTail, SlowSide, HiddenWork, SyncPerLayer, FusedAttentionOff, MemoryLeak,
+    ),
     "learning": (
         FrozenWeights, LrZeroAfterWarmup, SchedulePerMicroBatch, SeedIgnored, SeedUnset,
         RepeatedBatch, LabelShift, LossInBits, ClipBySquaredNorm, UnnormalisedAccumulation,
+        SummedAccumulation,
     ),
+    "state": (
+        WrongInitialisation, VanishingGradient, Bf16Embedding, OptimizerDefaults, DoubleStep,
+        ResumeIgnored, MomentsLost, SlowCheckpoint,
+    ),
+    "declared settings": (DeterminismOff, OtherRegime, RegimeWins),
     "numbers told": (
         NanStep, NumberAfterNan, LossSpike, ScriptedLoss, Placeholder, DataRunsOut, MissingField,
-        ConstantField, DoubledValidationLoss, ValidationOnTraining, DropoutInEvaluation,
+        ConstantField, CounterRestarts, DoubledValidationLoss, ValidationOnTraining,
+        DropoutInEvaluation,
     ),
-    "guards": (FinitenessOff, DivergenceOff, DataEndOff),
+    "guards": (
+        FinitenessOff, DivergenceOff, FalseDivergence, DataEndOff, ConfigMatchOff, HashCheckOff,
+    ),
     "forward path": (
         CausalLeak, WrongRopeBase, NonlinearRope, FeedForwardShift, BatchLeak, UntiedWeights,
-        TiedWeights, NanActivation, ExplodingActivation,
+        TiedWeights, StrayParameter, NanActivation, ExplodingActivation,
     ),
     "one slot of the path": (
         SwigluSlice, SwappedGateUp, UnmaskedAttention, KvHeadMissing, OutlierChannel,
@@ -108,8 +153,12 @@ FAMILIES: dict[str, tuple[type[BaseFault], ...]] = {
     ),
     "several processes": (SummedGradients, LocalGradients, SameShard),
     "rules and reports": (WrongEnvironment, SloppyDeviceGrammar),
+    "the team's own program": (
+        HiddenDevices, OtherEnvironment, SlowProgram, KilledProgram, PlantedTelemetry,
+    ),
     "planted evidence": (
-        EditedEvidence, StaleEvidence, ForeignConfiguration, ForeignGpu, TypedVerdict,
+        EditedEvidence, StaleEvidence, ForeignConfiguration, ForeignGpu, PlantedFact,
+        PlantedMetric, TypedVerdict,
         DeletedRecord, LoosenedContract,
     ),
 }  # fmt: skip
@@ -126,6 +175,8 @@ Fault = Annotated[
     | OptimizerOnCpu
     | SlowStep
     | SlowTail
+    | SlowSide
+    | HiddenWork
     | SyncPerLayer
     | FusedAttentionOff
     | MemoryLeak
@@ -139,6 +190,18 @@ Fault = Annotated[
     | LossInBits
     | ClipBySquaredNorm
     | UnnormalisedAccumulation
+    | SummedAccumulation
+    | WrongInitialisation
+    | VanishingGradient
+    | Bf16Embedding
+    | OptimizerDefaults
+    | DoubleStep
+    | ResumeIgnored
+    | MomentsLost
+    | SlowCheckpoint
+    | DeterminismOff
+    | OtherRegime
+    | RegimeWins
     | NanStep
     | NumberAfterNan
     | LossSpike
@@ -147,12 +210,16 @@ Fault = Annotated[
     | DataRunsOut
     | MissingField
     | ConstantField
+    | CounterRestarts
     | DoubledValidationLoss
     | ValidationOnTraining
     | DropoutInEvaluation
     | FinitenessOff
     | DivergenceOff
+    | FalseDivergence
     | DataEndOff
+    | ConfigMatchOff
+    | HashCheckOff
     | CausalLeak
     | WrongRopeBase
     | NonlinearRope
@@ -160,6 +227,7 @@ Fault = Annotated[
     | BatchLeak
     | UntiedWeights
     | TiedWeights
+    | StrayParameter
     | NanActivation
     | ExplodingActivation
     | SwigluSlice
@@ -174,10 +242,17 @@ Fault = Annotated[
     | SummedGradients
     | LocalGradients
     | SameShard
+    | HiddenDevices
+    | OtherEnvironment
+    | SlowProgram
+    | KilledProgram
+    | PlantedTelemetry
     | EditedEvidence
     | StaleEvidence
     | ForeignConfiguration
     | ForeignGpu
+    | PlantedFact
+    | PlantedMetric
     | TypedVerdict
     | DeletedRecord
     | LoosenedContract,
@@ -187,14 +262,35 @@ Fault = Annotated[
 
 fault_adapter: TypeAdapter[Fault] = TypeAdapter(Fault)
 
+
+def misfit(fault: BaseFault, run: Run) -> str | None:
+    """Why a fault cannot apply to a run of any driver, or None."""
+    foreign = out_of_reach(type(fault), run)
+    if foreign is not None:
+        return foreign
+    return fault.misfit(run)  # type: ignore[arg-type]  # planted evidence asks no run for more
+
+
+def out_of_reach(form: type[BaseFault], run: Run) -> str | None:
+    """Why no fault of a form could ever reach a run, whatever its parameters, or None."""
+    if isinstance(run, RecordedRun) and not issubclass(form, Planted):
+        return "recorded runs execute nothing"
+    if isinstance(run, CommandRun) and not issubclass(form, OfProgram | Planted):
+        return "the fault works inside the built-in trainer; a program of the team's is not ours"
+    return None
+
+
 __all__ = [
     "FAMILIES",
     "FAULTS",
     "BaseFault",
     "Fault",
     "Injectable",
+    "OfProgram",
     "Planted",
     "SilentCpuFallback",
     "SlowStep",
     "fault_adapter",
+    "misfit",
+    "out_of_reach",
 ]

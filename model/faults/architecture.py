@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StrictFloat
+from pydantic import Field, StrictFloat, StrictInt
 
-from pytest_gates.model.config import ForwardRun, Index, Positive, ProbeRun
+from pytest_gates.model.config import ForwardRun, Index, Positive, PretrainRun, ProbeRun
 from pytest_gates.model.faults.base import BaseFault, Injectable, modelless, unvalidated
 
 
@@ -73,6 +73,10 @@ class NonlinearRope(BaseFault):
         return modelless(run) if isinstance(run, ForwardRun) else f"driver {run.driver}"
 
 
+_OF_BATCHES = {"batch_invariance", "padding"}
+"""Properties whose search feeds more than one sequence at once."""
+
+
 class BatchLeak(BaseFault):
     """Each sequence sees a little of its batch."""
 
@@ -87,7 +91,7 @@ class BatchLeak(BaseFault):
         """Fits a forward run that feeds more than one sequence at once."""
         if not isinstance(run, ForwardRun):
             return f"driver {run.driver} searches no property of batches"
-        batches = any(wanted.name == "batch_invariance" for wanted in run.properties)
+        batches = any(wanted.name in _OF_BATCHES for wanted in run.properties)
         return modelless(run) or (None if batches else "every pass has one sequence alone")
 
 
@@ -113,21 +117,44 @@ class UntiedWeights(BaseFault):
 
 
 class TiedWeights(BaseFault):
-    """The output projection of an untied model is the embedding's own storage."""
+    """The output projection of an untied model is the embedding."""
 
     fault: Literal["tied_weights"]
-    meaning = "an untied model's output projection becomes the embedding's storage"
-    incident = "a contract that asked for tied embeddings and for the untied parameter count"
-    checks = ("fact",)
-    fits = "forward runs whose model is not tied"
+    meaning = "an untied model's output projection is its embedding's storage"
+    incident = "a default of a model library, where a checkpoint said otherwise"
+    checks = ("fact", "memory")
+    fits = "runs whose model is untied"
 
     def misfit(self, run: Injectable) -> str | None:
-        """Fits a forward run with an untied model."""
-        if not isinstance(run, ForwardRun):
-            return f"driver {run.driver} builds its optimizer over both projections"
-        if run.architecture is None or run.architecture.tied:
-            return "the run does not declare an untied model"
-        return modelless(run)
+        """Fits a run with an untied model."""
+        why = modelless(run)
+        if why is None and not isinstance(run, ProbeRun):
+            untied = run.architecture is not None and not run.architecture.tied
+            return None if untied else "the run's model is not untied"
+        return why
+
+
+class StrayParameter(BaseFault):
+    """The model holds a parameter that its architecture does not give it."""
+
+    fault: Literal["stray_parameter"]
+    count: Annotated[StrictInt, Field(ge=1, le=100_000_000)] = 1_000_000
+    """Its numbers."""
+    meaning = "a parameter of `count` numbers, which nothing uses, is part of the model"
+    incident = "a head of a former experiment, saved, moved and counted with each checkpoint"
+    checks = ("fact", "memory")
+    fits = "runs with a declared architecture and no statistics of parameters"
+
+    def misfit(self, run: Injectable) -> str | None:
+        """Fits where nothing needs a gradient of every parameter."""
+        why = modelless(run)
+        if why is not None or isinstance(run, ProbeRun):
+            return why
+        if run.architecture is None:
+            return "the run's model is what its weights tell"
+        if isinstance(run, PretrainRun) and (run.statistics or run.checkpoint != "never"):
+            return "statistics and checkpoints hold every parameter to the architecture"
+        return None
 
 
 class _OfTheTrace(BaseFault):

@@ -5,9 +5,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import ClassVar, Self, TypeAlias
 
-from pytest_gates.model.config import ForwardRun, PretrainRun, ProbeRun, Run, Settings
+from pytest_gates.model.config import (
+    CommandRun,
+    ForwardRun,
+    PretrainRun,
+    ProbeRun,
+    Run,
+    Settings,
+)
 
-Injectable: TypeAlias = PretrainRun | ForwardRun | ProbeRun
+Injectable: TypeAlias = PretrainRun | ForwardRun | ProbeRun | CommandRun
 
 
 class BaseFault(Settings):
@@ -28,7 +35,9 @@ class BaseFault(Settings):
     @classmethod
     def carrier(cls, run: Run) -> Run:
         """The run in the form that the fault is tried in."""
-        if cls.captured or not isinstance(run, PretrainRun) or run.device == "cpu":
+        if cls.captured or not isinstance(run, PretrainRun):
+            return run
+        if run.device == "cpu" or run.launch is not None:  # never captured
             return run
         changed: dict[str, object] = {"execution": "eager"}
         if run.resume is not None:

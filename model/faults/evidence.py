@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pytest_gates.model.config import ForwardRun, PretrainRun
+from pydantic import (
+    AfterValidator,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
+
+from pytest_gates.model.config import CommandRun, ForwardRun, Index, PretrainRun
 from pytest_gates.model.faults.base import BaseFault, Injectable, off_cuda
+from pytest_gates.model.telemetry import METRICS
+
+SAID = "what is planted suits one gate; a falsifier says it"
+
+
+def _metric(name: str) -> str:
+    if name not in METRICS or METRICS[name].scope not in {"step", "epoch"}:
+        raise ValueError("it is no metric of steps or epochs")
+    return name
 
 
 class Planted(BaseFault):
     """Base of the attacks. They act on copies in a scratch folder, never on what is recorded."""
 
     verdict: ClassVar[str]
-    """What the gate must be told to be; never `pass`."""
+    """What the gate must be told to be; never `pass`. `fail` is what its checks must say."""
     checks: ClassVar[tuple[str, ...]] = ("audit",)
     fits = "every run"
 
@@ -46,11 +65,11 @@ class ForeignConfiguration(Planted):
     meaning = "evidence of a run with another seed is offered to the gate"
     incident = "a verdict for sequences of 2048 that cited a run with 512"
     verdict = "blocked"
-    fits = "training and forward runs"
+    fits = "training and forward runs, and the team's own programs"
 
     def misfit(self, run: Injectable) -> str | None:
-        """Fits runs that have a seed to differ in."""
-        if isinstance(run, PretrainRun | ForwardRun):
+        """Fits runs that have a seed, or an environment, to differ in."""
+        if isinstance(run, PretrainRun | ForwardRun | CommandRun):
             return None
         return f"driver {run.driver} has nothing to differ in"
 
@@ -67,7 +86,67 @@ class ForeignGpu(Planted):
 
     def misfit(self, run: Injectable) -> str | None:
         """Fits training runs on CUDA."""
+        if isinstance(run, CommandRun):
+            return None if run.device.startswith("cuda") else f"the run asks for {run.device}"
         return off_cuda(run)
+
+
+class PlantedFact(Planted):
+    """A fact is told as another value, in evidence that is consistent otherwise."""
+
+    fault: Literal["planted_fact"]
+    fact: Annotated[StrictStr, Field(min_length=1)]
+    """Name of the fact."""
+    value: StrictBool | StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)] | StrictStr
+    """What it is told as."""
+    meaning = "copies of the gate's evidence say `value` for `fact`; the gate's checks judge them"
+    incident = "a check that compared a setting with itself, and could not have failed"
+    verdict = "fail"
+    checks = ("fact", "memory", "anatomy")
+    fits = "every run; what is planted is said by a falsifier"
+
+    @classmethod
+    def suited(cls, run: Injectable) -> dict[str, object]:
+        """Nothing that a check would look at."""
+        return {"fact": "none", "value": 0}
+
+    def unseen(self, run: Injectable) -> str | None:
+        """Only a falsifier knows what its gate looks at."""
+        return SAID
+
+
+class PlantedMetric(Planted):
+    """A metric is told as another number."""
+
+    fault: Literal["planted_metric"]
+    metric: Annotated[StrictStr, AfterValidator(_metric)]
+    """A metric of steps or epochs."""
+    value: StrictFloat | StrictInt | None = None
+    """What it is told as; or give `factor`."""
+    factor: StrictFloat | StrictInt | None = None
+    """What the told number is multiplied by."""
+    at: tuple[Index, Index] | None = None
+    """First and last step or epoch; all of them if left out."""
+    meaning = "copies of the gate's evidence say another number; the gate's checks judge them"
+    incident = "a limit that was typed with a zero too many, under which nothing could be red"
+    verdict = "fail"
+    checks = ("budget", "bounded", "monotone", "equal_runs", "ratio_of_runs")
+    fits = "every run; what is planted is said by a falsifier"
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.value is None) == (self.factor is None):
+            raise ValueError("give either value or factor")
+        return self
+
+    @classmethod
+    def suited(cls, run: Injectable) -> dict[str, object]:
+        """Nothing that a check would look at."""
+        return {"metric": "step", "factor": 1}
+
+    def unseen(self, run: Injectable) -> str | None:
+        """Only a falsifier knows what its gate looks at."""
+        return SAID
 
 
 class TypedVerdict(Planted):

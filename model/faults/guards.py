@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from pytest_gates.model.config import NonFinite, PretrainRun
-from pytest_gates.model.faults.base import BaseFault, Injectable, untrained
-from pytest_gates.model.training import DataEnd, ValidationLoss
+from pytest_gates.model.faults.base import BaseFault, Injectable, untrained, unvalidated
+from pytest_gates.model.training import DataEnd, FlippedBit, ValidationLoss
 
 
 class FinitenessOff(BaseFault):
@@ -57,3 +57,67 @@ class DataEndOff(BaseFault):
         assert isinstance(run, PretrainRun)
         halts = run.on_data_end == "halt" and isinstance(run.stimulus, DataEnd)
         return None if halts else "the run does not halt where its data ends"
+
+
+class FalseDivergence(BaseFault):
+    """The guard against divergence ends runs that do not diverge."""
+
+    fault: Literal["false_divergence"]
+    captured = True
+    meaning = "the first validation ends the run as diverged, whatever its loss"
+    incident = "a bound of 1.0 instead of 2.0 times the best loss, which ended every run"
+    checks = ("event", "exit_status")
+    fits = "training runs that validate"
+
+    def misfit(self, run: Injectable) -> str | None:
+        """Fits a training run that validates."""
+        return unvalidated(run)
+
+
+class _OfCheckpoints(BaseFault):
+    def _source(self, run: Injectable) -> PretrainRun | None:
+        resume = run.resume if isinstance(run, PretrainRun) else None
+        return None if resume is None else resume.run
+
+
+class ConfigMatchOff(_OfCheckpoints):
+    """The guard that refuses a checkpoint of another configuration is switched off."""
+
+    fault: Literal["config_match_off"]
+    captured = True
+    meaning = "what fits of a checkpoint is loaded, and the rest is left as it was drawn"
+    incident = "load_state_dict(strict=False), which loaded nothing and said nothing"
+    checks = ("event", "exit_status")
+    fits = "training runs that continue one of another shape, seed, data, or length"
+
+    def misfit(self, run: Injectable) -> str | None:
+        """Fits a run whose checkpoint must be refused."""
+        source = self._source(run)
+        if source is None:
+            return untrained(run) or "the run continues no other"
+        assert isinstance(run, PretrainRun)
+        same = ("architecture", "seed", "seq_len", "batch_size", "data")
+        differs = any(getattr(run, name) != getattr(source, name) for name in same)
+        epoch = run.resume.epoch if run.resume is not None else "last"
+        every = source.validate_every or source.steps
+        at = source.steps if epoch == "last" else (epoch + 1) * every
+        return None if differs or at >= run.steps else "the checkpoint is of such a run"
+
+
+class HashCheckOff(_OfCheckpoints):
+    """The guard that holds a checkpoint's bytes against their hashes is switched off."""
+
+    fault: Literal["hash_check_off"]
+    captured = True
+    meaning = "a checkpoint is loaded whatever its bytes are"
+    incident = "a bit that a disk flipped in one shard of a checkpoint, found a week later"
+    checks = ("event", "exit_status")
+    fits = "training runs that continue one with the stimulus `flipped_bit`"
+
+    def misfit(self, run: Injectable) -> str | None:
+        """Fits a run whose checkpoint was damaged."""
+        source = self._source(run)
+        if source is None:
+            return untrained(run) or "the run continues no other"
+        damaged = isinstance(source.stimulus, FlippedBit)
+        return None if damaged else "the run's checkpoint is not damaged"

@@ -134,6 +134,22 @@ class UnnormalisedAccumulation(_OfTraining):
         return "the run's micro-batches are all of one size"
 
 
+class SummedAccumulation(_OfTraining):
+    """Micro-batches are summed instead of averaged."""
+
+    fault: Literal["summed_accumulation"]
+    meaning = "each micro-batch counts whole, so that loss and gradients grow with their number"
+    incident = "a loop over micro-batches that forgot to divide the loss"
+    checks = ("equal_runs",)
+    fits = "training runs with micro-batches"
+
+    def misfit(self, run: Injectable) -> str | None:
+        """Fits where there is more than one part."""
+        if isinstance(run, PretrainRun) and len(run.micro_sizes) > 1:
+            return untrained(run)
+        return untrained(run) or "the run's batches have one part"
+
+
 class LossInBits(BaseFault):
     """The loss is told in bits."""
 

@@ -144,6 +144,18 @@ class ConstantField(BaseFault):
         return untrained(run)
 
 
+class CounterRestarts(_AtStep):
+    """A counter begins at 0 again."""
+
+    fault: Literal["counter_restarts"]
+    captured = True
+    field: Literal["step", "tokens"] = "tokens"
+    """The counter."""
+    meaning = "from `step` on the counter is told as if the run had begun there"
+    incident = "a restarted job that counted its tokens from zero, and trained twice its budget"
+    checks = ("monotone",)
+
+
 class _OfValidation(BaseFault):
     fits = "training runs that validate"
 

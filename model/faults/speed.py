@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictInt
 
-from pytest_gates.model.config import ForwardRun, Index, Positive
+from pytest_gates.model.config import ForwardRun, Index, Positive, PretrainRun
 from pytest_gates.model.faults.base import (
     BaseFault,
     Injectable,
@@ -78,6 +78,53 @@ class SyncPerLayer(BaseFault):
     def misfit(self, run: Injectable) -> str | None:
         """Fits a training run on CUDA."""
         return off_cuda(run)
+
+
+class SlowSide(BaseFault):
+    """Every step of the runs on one side of a comparison waits."""
+
+    fault: Literal["slow_side"]
+    captured = True
+    side: Literal["micro_batches", "deterministic"]
+    """Runs with this setting wait; the others do not."""
+    ms: Milliseconds = 200
+    meaning = "the host sleeps before each step of the runs that have the setting `side`"
+    incident = "a feature that was free on the day it was measured, and never measured again"
+    checks = ("ratio_of_runs",)
+    fits = "training runs with the setting"
+
+    def misfit(self, run: Injectable) -> str | None:
+        """Fits a training run that has the setting."""
+        why = untrained(run)
+        if why is None and isinstance(run, PretrainRun):
+            has = run.deterministic if self.side == "deterministic" else len(run.micro_sizes) > 1
+            return None if has else f"the run has no setting {self.side}"
+        return why
+
+    @classmethod
+    def suited(cls, run: Injectable) -> dict[str, object]:
+        """The side that the run is on."""
+        strict = isinstance(run, PretrainRun) and run.deterministic
+        return {"side": "deterministic" if strict else "micro_batches"}
+
+
+class HiddenWork(BaseFault):
+    """Each step ends with work that no part of it tells."""
+
+    fault: Literal["hidden_work"]
+    captured = True
+    ms: Milliseconds = 200
+    meaning = "the host sleeps at the end of a step, after the last of its parts"
+    incident = "a callback between the optimizer and the log that no timer covered"
+    checks = ("anatomy",)
+    fits = "training runs that take steps apart"
+
+    def misfit(self, run: Injectable) -> str | None:
+        """Fits a training run that takes its steps apart."""
+        why = untrained(run)
+        if why is None and isinstance(run, PretrainRun) and not run.anatomy:
+            return "the run takes no step apart"
+        return why
 
 
 class FusedAttentionOff(BaseFault):

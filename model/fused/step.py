@@ -68,6 +68,11 @@ class FusedStep:
             parameter.data = masters[name]
         self._share_moments()
 
+    def settings(self) -> dict[str, float]:
+        """`beta1`, `beta2`, `eps` and `weight_decay` as the update itself has them."""
+        names = ("beta1", "beta2", "eps", "weight_decay")
+        return {name: float(getattr(self._settings, name)) for name in names}
+
     def gradients(self) -> list[Tensor]:
         """Every gradient there is, for the census."""
         return [self.state.gradients]

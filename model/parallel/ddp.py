@@ -19,6 +19,7 @@ from pytest_gates.model.clock import Clock
 from pytest_gates.model.moments import Moments
 from pytest_gates.model.parallel.group import Checkpoints, Forward
 from pytest_gates.model.parallel.ranks import Ranks
+from pytest_gates.model.seams import Seams
 
 
 class DataParallel(Ranks):
@@ -56,9 +57,9 @@ class DataParallel(Ranks):
         busy = covered_ms(spans)
         return {"comm_ms": busy, "comm_share_pct": 100 * busy / wall_ms}
 
-    def checkpoints(self, folder: Path, device: torch.device) -> Checkpoints:
+    def checkpoints(self, folder: Path, device: torch.device, seams: Seams) -> Checkpoints:
         """See `Group.checkpoints`: all ranks hold the same, so one writes it."""
-        return Checkpointer(folder, device) if self.rank == 0 else Nothing()
+        return Checkpointer(folder, device, seams) if self.rank == 0 else Nothing()
 
     def _average(self, _: object, bucket: dist.GradBucket) -> Future[Tensor]:  # type: ignore[name-defined] # no stub has it
         """Divide, then sum over all ranks, as DDP's own default does."""

@@ -17,6 +17,7 @@ from pytest_gates.model.moments import Moments
 from pytest_gates.model.parallel import sharded
 from pytest_gates.model.parallel.group import Checkpoints, Forward
 from pytest_gates.model.parallel.ranks import Ranks
+from pytest_gates.model.seams import Seams
 
 
 class FullyShardedDataParallel(Ranks):
@@ -55,9 +56,9 @@ class FullyShardedDataParallel(Ranks):
         """See `Group.whole`."""
         return whole(tensor)
 
-    def checkpoints(self, folder: Path, device: torch.device) -> Checkpoints:
+    def checkpoints(self, folder: Path, device: torch.device, seams: Seams) -> Checkpoints:
         """See `Group.checkpoints`: each rank writes its shards."""
-        return sharded.ShardedCheckpointer(folder, device, self.rank)
+        return sharded.ShardedCheckpointer(folder, device, self.rank, seams)
 
     def restore(
         self,
@@ -66,6 +67,8 @@ class FullyShardedDataParallel(Ranks):
         model: nn.Module,
         optimizer: Moments,
         device: torch.device,
+        *,
+        seams: Seams,
     ) -> int:
         """See `Group.restore`."""
-        return sharded.restore(folder, metadata, model, optimizer, device)
+        return sharded.restore(folder, metadata, model, optimizer, device, seams=seams)

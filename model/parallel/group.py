@@ -20,6 +20,7 @@ from pytest_gates.model import checkpoint
 from pytest_gates.model.checkpoint import Checkpointer
 from pytest_gates.model.clock import Clock
 from pytest_gates.model.moments import Moments
+from pytest_gates.model.seams import Seams
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -74,9 +75,9 @@ class Group:
         """What the meeting of gradients took in a step that was reached, as metrics."""
         return {}
 
-    def checkpoints(self, folder: Path, device: torch.device) -> Checkpoints:
+    def checkpoints(self, folder: Path, device: torch.device, seams: Seams) -> Checkpoints:
         """What keeps this rank's part of a checkpoint."""
-        return Checkpointer(folder, device)
+        return Checkpointer(folder, device, seams)
 
     def restore(
         self,
@@ -85,9 +86,11 @@ class Group:
         model: nn.Module,
         optimizer: Moments,
         device: torch.device,
+        *,
+        seams: Seams,
     ) -> int:
         """Put a verified checkpoint's state into place; counts its tensors."""
-        return checkpoint.restore(folder, metadata, model, optimizer, device)
+        return checkpoint.restore(folder, metadata, model, optimizer, device, seams=seams)
 
     def facts(self, device: torch.device) -> Mapping[str, Any]:
         """What the group says of itself."""

@@ -21,13 +21,14 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from pytest_gates.model import checkpoint
 from pytest_gates.model.moments import Moments
+from pytest_gates.model.seams import Seams
 from pytest_gates.model.telemetry import RunRefusedError
 
 
 class ShardedCheckpointer:
     """Writes checkpoints while the training waits."""
 
-    def __init__(self, folder: Path, device: torch.device, rank: int) -> None:
+    def __init__(self, folder: Path, device: torch.device, rank: int, seams: Seams) -> None:
         """Make the folder.
 
         Raises:
@@ -35,6 +36,7 @@ class ShardedCheckpointer:
         """
         folder.mkdir(exist_ok=True)
         self._folder, self._device, self._rank = folder, device, rank
+        self._seams = seams
         self._written: dict[str, Any] | None = None
         self.blocked_s = 0.0
         """How long the training has stood still for checkpoints."""
@@ -49,6 +51,7 @@ class ShardedCheckpointer:
         """
         begun = time.perf_counter()
         finished = self.wait()
+        self._seams.before_copy()
         stem = f"epoch-{metadata['epoch']:03d}"
         save(_state(model, optimizer, self._device), checkpoint_id=self._folder / f"{stem}.dcp")
         if self._rank == 0:
@@ -69,6 +72,8 @@ def restore(
     model: nn.Module,
     optimizer: Moments,
     device: torch.device,
+    *,
+    seams: Seams,
 ) -> int:
     """Put a verified checkpoint's state into model, optimizer and generators; counts its tensors.
 
@@ -79,7 +84,7 @@ def restore(
     state = _state(model, optimizer, device)
     (stem,) = {name.partition("/")[0] for name in metadata["files"]}
     try:
-        load(state, checkpoint_id=folder / stem)
+        load(dict(seams.restored(state)), checkpoint_id=folder / stem)
     except (CheckpointException, ValueError) as error:
         cause = str(error).strip().splitlines()[-1]
         raise RunRefusedError("CONFIG_REFUSED", f"checkpoint {stem}: {cause}") from None

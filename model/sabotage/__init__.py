@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pytest_gates.model.faults import Planted, fault_adapter
 from pytest_gates.model.sabotage import (
     architecture,
+    declared,
     device,
     guards,
     learning,
@@ -15,6 +16,7 @@ from pytest_gates.model.sabotage import (
     ranks,
     rules,
     speed,
+    state,
 )
 from pytest_gates.model.seams import CLEAN, Seams
 
@@ -22,6 +24,8 @@ EFFECTS = {
     **device.EFFECTS,
     **speed.EFFECTS,
     **learning.EFFECTS,
+    **state.EFFECTS,
+    **declared.EFFECTS,
     **numbers.EFFECTS,
     **guards.EFFECTS,
     **architecture.EFFECTS,
@@ -40,6 +44,6 @@ def seams_for(fault: Mapping[str, object] | None) -> Seams:
     """
     if fault is None:
         return CLEAN
-    declared = fault_adapter.validate_python(dict(fault))
-    assert not isinstance(declared, Planted), "attacks are carried out on evidence, not on runs"
-    return EFFECTS[type(declared)](declared)
+    injected = fault_adapter.validate_python(dict(fault))
+    assert not isinstance(injected, Planted), "attacks are carried out on evidence, not on runs"
+    return EFFECTS[type(injected)](injected)

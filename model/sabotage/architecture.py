@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pytest_gates.model.attention import rotary_tables
+from pytest_gates.model.attention import rotary_at, rotary_tables
 from pytest_gates.model.faults.architecture import (
     BatchLeak,
     CausalLeak,
@@ -19,6 +19,7 @@ from pytest_gates.model.faults.architecture import (
     FeedForwardShift,
     NanActivation,
     NonlinearRope,
+    StrayParameter,
     TiedWeights,
     UntiedWeights,
     WrongRopeBase,
@@ -50,31 +51,24 @@ def _mixed(fault: BatchLeak) -> Seams:
 
 
 def _nonlinear(fault: NonlinearRope) -> Seams:
-    def tables(length: int, head_dim: int, theta: float, like: Tensor) -> tuple[Tensor, Tensor]:
-        pair = torch.arange(0, head_dim, 2, device=like.device, dtype=torch.float32)
-        position = torch.arange(length, device=like.device, dtype=torch.float32)
-        frequency = theta ** (-pair / head_dim)
-        angle = torch.outer(position**fault.power, frequency).repeat(1, 2)
-        return angle.cos(), angle.sin()
-
-    return _with_tables(lambda like: tables(like.shape[0], like.shape[1], 1e4, like), tables)
-
-
-def _with_tables(
-    made: Callable[[Tensor], tuple[Tensor, Tensor]],
-    rotary: Callable[[int, int, float, Tensor], tuple[Tensor, Tensor]],
-) -> Seams:
-    """Seams whose model rotates by other tables, given the cosines (T D) of the right ones."""
+    def tables(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+        return rotary_at(positions.float() ** fault.power, head_dim, theta)
 
     def rotate_otherwise(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         x, span, *rest = inputs
-        return (x, replace(span, tables=made(span.tables[0])), *rest)
+        made = tables(span.positions, span.tables[0].shape[-1], 1e4)
+        return (x, replace(span, tables=made), *rest)
 
     def edit(model: nn.Module) -> None:
         for block in model.get_submodule("model.layers").children():
             block.get_submodule("self_attn").register_forward_pre_hook(rotate_otherwise)
 
-    return Seams(edit_model=edit, rotary=rotary)
+    return Seams(
+        edit_model=edit,
+        rotary=lambda length, head_dim, theta, like: tables(
+            torch.arange(length, device=like.device), head_dim, theta
+        ),
+    )
 
 
 def _rebased(fault: WrongRopeBase) -> Seams:
@@ -118,6 +112,15 @@ def _tied(_: TiedWeights) -> Seams:
     return Seams(edit_model=edit)
 
 
+def _stray(fault: StrayParameter) -> Seams:
+    def edit(model: nn.Module) -> None:
+        like = next(model.parameters())
+        stray = nn.Parameter(torch.zeros(fault.count, dtype=like.dtype, device=like.device))
+        model.register_parameter("stray", stray)
+
+    return Seams(edit_model=edit)
+
+
 def _scaled(layer: int, factor: float) -> Seams:
     def scale(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
         return torch.mul(output, factor)
@@ -136,6 +139,7 @@ EFFECTS: dict[type, Callable[[Any], Seams]] = {
     BatchLeak: _mixed,
     UntiedWeights: _untied,
     TiedWeights: _tied,
+    StrayParameter: _stray,
     NanActivation: lambda fault: _scaled(fault.layer, math.nan),
     ExplodingActivation: lambda fault: _scaled(fault.layer, fault.factor),
 }

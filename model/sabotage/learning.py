@@ -23,6 +23,7 @@ from pytest_gates.model.faults.learning import (
     SchedulePerMicroBatch,
     SeedIgnored,
     SeedUnset,
+    SummedAccumulation,
     UnnormalisedAccumulation,
 )
 from pytest_gates.model.loss import next_token_loss
@@ -110,5 +111,6 @@ EFFECTS: dict[type, Callable[[Any], Seams]] = {
     LabelShift: _shifted,
     LossInBits: _in_bits,
     ClipBySquaredNorm: _squared,
+    SummedAccumulation: lambda _: Seams(weigh=lambda _part, _parts: 1.0),
     UnnormalisedAccumulation: lambda _: Seams(weigh=lambda _part, parts: 1 / len(parts)),
 }

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from pytest_gates.model.faults.numbers import (
     ConstantField,
+    CounterRestarts,
     DataRunsOut,
     DoubledValidationLoss,
     DropoutInEvaluation,
@@ -120,6 +121,18 @@ def _constant(fault: ConstantField) -> Seams:
     return Seams(tell_step=lambda line: line | {fault.field: 1.0})
 
 
+def _restarted(fault: CounterRestarts) -> Seams:
+    before: list[int] = []
+
+    def again(line: Line) -> Line:
+        if line["step"] < fault.step:
+            before[:] = [line[fault.field] + (fault.field == "step")]
+            return line
+        return line | {fault.field: line[fault.field] - sum(before)}
+
+    return Seams(tell_step=again)
+
+
 def _doubled(_: DoubledValidationLoss) -> Seams:
     return Seams(validation_loss=lambda loss: 2 * loss)
 
@@ -147,6 +160,7 @@ EFFECTS: dict[type, Callable[[Any], Seams]] = {
     DataRunsOut: _data_ends,
     MissingField: _missing,
     ConstantField: _constant,
+    CounterRestarts: _restarted,
     DoubledValidationLoss: _doubled,
     ValidationOnTraining: _on_training,
     DropoutInEvaluation: _dropout,

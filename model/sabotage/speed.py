@@ -12,7 +12,9 @@ from torch.nn.attention import SDPBackend
 
 from pytest_gates.model.faults.speed import (
     FusedAttentionOff,
+    HiddenWork,
     MemoryLeak,
+    SlowSide,
     SlowStep,
     SlowTail,
     SyncPerLayer,
@@ -36,6 +38,20 @@ def _slow_tail(fault: SlowTail) -> Seams:
             time.sleep(fault.ms / 1000)
 
     return Seams(before_step=wait)
+
+
+def _waiting(fault: SlowSide) -> Seams:
+    # It is injected into the runs of that side alone: no other one fits.
+    return Seams(before_step=lambda _step: time.sleep(fault.ms / 1000))
+
+
+def _hidden(fault: HiddenWork) -> Seams:
+    def compute(_step: int, work: Callable[[], Tensor]) -> Tensor:
+        said = work()
+        time.sleep(fault.ms / 1000)
+        return said
+
+    return Seams(compute=compute)
 
 
 def _synchronised(_: SyncPerLayer) -> Seams:
@@ -67,6 +83,8 @@ def _leaking(fault: MemoryLeak) -> Seams:
 EFFECTS: dict[type, Callable[[Any], Seams]] = {
     SlowStep: _slower,
     SlowTail: _slow_tail,
+    SlowSide: _waiting,
+    HiddenWork: _hidden,
     SyncPerLayer: _synchronised,
     FusedAttentionOff: _plain_attention,
     MemoryLeak: _leaking,

@@ -48,14 +48,14 @@ class Audited:
         return all(found.meaning.grade == "note" for found in self.findings)
 
 
-def audit(root: Path, files: Sequence[Path]) -> Audited:
+def audit(root: Path, files: Sequence[Path], caps: Caps = Caps()) -> Audited:  # noqa: B008 - frozen
     """Audit contracts and the whole ledger of their project."""
     findings: list[AuditFinding] = []
     contracts: list[Contract] = []
     for path in files:
         shown = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
         try:
-            contracts.append(load_contract(path, shown, Caps()))
+            contracts.append(load_contract(path, shown, caps))
         except ContractError as error:
             findings += [
                 AuditFinding(one.place.file, one.place.line, "PG108", "", one.message)

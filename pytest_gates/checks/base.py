@@ -205,6 +205,11 @@ class Check(BaseModel):
         """Runs named by the check itself."""
         return ()
 
+    def asks(self) -> tuple[str, ...]:
+        """Metrics without which the check has nothing to look at."""
+        one, many = getattr(self, "metric", None), getattr(self, "metrics", ())
+        return (one,) if isinstance(one, str) else tuple(many)
+
     def slot_misfit(self, slot: str, runs: Mapping[str, Run]) -> str | None:
         """Why a falsifier cannot expect that this check names `slot`, or None.
 

@@ -9,6 +9,8 @@ from pytest_gates.checks.base import Refusal, Window
 from pytest_gates.model.config import (
     PRESETS,
     Architecture,
+    CommandRun,
+    DeclaredShape,
     ForwardRun,
     PretrainRun,
     RecordedRun,
@@ -28,27 +30,43 @@ class Shape:
     pid: int | None = None
     shards: int = 1
     """Among how many ranks the state is divided."""
+    other: DeclaredShape | None = None
+    """What is declared of a model that no architecture block describes."""
 
     @property
     def census_bytes(self) -> int | None:
         """Fewest bytes that the declared training state, or a shard, needs on the device."""
         if self.architecture is None:
-            return None
+            state_mib = None if self.other is None else self.other.state_mib
+            return None if state_mib is None else int(state_mib * 2**20)
         if self.shards == 1:
             return self.architecture.training_bytes
         return self.architecture.shard_bytes(self.shards)
 
     @property
+    def vocab(self) -> int | None:
+        """Size of the vocabulary."""
+        if self.architecture is not None:
+            return self.architecture.vocab
+        return None if self.other is None else self.other.vocab
+
+    @property
     def step_flops(self) -> int | None:
         """Fewest floating-point operations of one step."""
+        if self.architecture is None and self.other is not None:
+            gflop = self.other.step_gflop
+            return None if gflop is None else int(gflop * 1e9)
         if self.architecture is None or self.seq_len is None or self.batch_size is None:
             return None
         return self.batch_size * self.seq_len * self.architecture.flops_per_token(self.seq_len)
 
     def absent(self, *names: str) -> list[str]:
         """Which of these the run does not declare."""
-        said = {"model": self.architecture, "seq_len": self.seq_len, "batch_size": self.batch_size,
+        model = self.architecture or (self.other and (self.other.step_gflop or self.census_bytes))
+        said = {"model": model, "seq_len": self.seq_len, "batch_size": self.batch_size,
                 "steps": self.steps, "device": self.device}  # fmt: skip
+        if self.architecture is None and self.step_flops is not None:
+            said |= {"seq_len": 0, "batch_size": 0}  # they are asked for a step's operations alone
         return [name for name in names if said[name] is None]
 
 
@@ -65,7 +83,14 @@ def shape_of(run: Run) -> Shape:
     if isinstance(run, RecordedRun):
         said = run.declares
         model = PRESETS[said.model] if isinstance(said.model, str) else said.model
-        return Shape(said.device, model, said.seq_len, said.batch_size, said.steps, said.pid)
+        return Shape(
+            said.device, model, said.seq_len, said.batch_size, said.steps, said.pid, other=said
+        )
+    if isinstance(run, CommandRun):
+        shape = run.declares
+        return Shape(
+            run.device, run.architecture, shape.seq_len, shape.batch_size, shape.steps, other=shape
+        )
     return Shape()
 
 
@@ -73,6 +98,8 @@ def traces(run: Run) -> bool:
     """Whether the run may tell of the slots of a forward pass."""
     if isinstance(run, RecordedRun):
         return any(file.format in {"trace-csv", "jsonl"} for file in run.files)
+    if isinstance(run, CommandRun):  # published telemetry may hold slots
+        return all(source.format == "jsonl" for source in run.telemetry)
     return isinstance(run, ForwardRun)
 
 
@@ -81,7 +108,7 @@ def window_misfits(run: Run, steps: Window | None, key: str = "steps") -> Iterat
     if isinstance(run, ForwardRun) and run.decode is not None:
         yield from _too_long(steps, run.decode.repeat, key)
         return
-    if not isinstance(run, PretrainRun | RecordedRun):
+    if not isinstance(run, PretrainRun | RecordedRun | CommandRun):
         yield (), f"driver {run.driver} has no steps"
         return
     yield from _too_long(steps, shape_of(run).steps, key)

@@ -64,7 +64,7 @@ class Descent(RunCheck):
         n = self.steps[1] - self.steps[0] + 1 if self.steps else declared
         if n is not None and n < FEWEST:
             yield ("steps",), f"a slope needs {FEWEST} steps; the window has {n}"
-        if run.driver == "recorded":
+        if run.driver in {"recorded", "command"}:
             yield from undeclared(run, "model", "seq_len", "batch_size", "device")
 
     def evaluate(self, evidence: Evidence, gpus: Mapping[str, float] = NO_GPUS) -> Outcome:
@@ -143,17 +143,17 @@ class Descent(RunCheck):
         return Verdict.FAIL, f"{text} is asked for"
 
     def _start(self, evidence: Evidence) -> tuple[Verdict, str]:
-        architecture = shape_of(evidence.run).architecture
+        vocab = shape_of(evidence.run).vocab
         if self.start_tolerance is None or self.metric != "train_loss":
             return Verdict.PASS, ""
-        if architecture is None:
+        if vocab is None:
             return Verdict.INCONCLUSIVE, "the run declares no model, so no loss to start from"
         start = samples(evidence, self.metric, (0, 0))
         if start.gap is not None:
             return Verdict.INCONCLUSIVE, f"no loss of step 0: {start.gap}"
-        expected = math.log(architecture.vocab)
+        expected = math.log(vocab)
         off = abs(start.values[0] - expected) / expected
-        text = f"step 0 is {off * 100:.1f} % off ln({architecture.vocab}) = {expected:.4f}"
+        text = f"step 0 is {off * 100:.1f} % off ln({vocab}) = {expected:.4f}"
         # The comparison is written so that a NaN fails.
         near = off <= self.start_tolerance
         return (Verdict.PASS if near else Verdict.FAIL), text

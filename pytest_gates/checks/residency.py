@@ -24,7 +24,7 @@ from pytest_gates.checks.layers import (
 from pytest_gates.checks.strictness import Change, Compare
 from pytest_gates.checks.window import ended, unfinished
 from pytest_gates.evidence import Evidence
-from pytest_gates.model.config import PretrainRun, RecordedRun, Run
+from pytest_gates.model.config import CommandRun, PretrainRun, RecordedRun, Run
 
 LayerName = Literal["L0", "L1", "L2", "L3", "L3b", "L4", "L5"]
 
@@ -92,7 +92,7 @@ class Residency(RunCheck):
 
     def misfits(self, run: Run, gpus: Collection[str]) -> Iterator[Refusal]:
         """Runs that do not ask for CUDA, and recordings that do not declare their model."""
-        if not isinstance(run, PretrainRun | RecordedRun):
+        if not isinstance(run, PretrainRun | RecordedRun | CommandRun):
             yield (), f"driver {run.driver} trains nothing that could reside anywhere"
             return
         if isinstance(run, PretrainRun) and run.launch is not None and self.ranks is None:

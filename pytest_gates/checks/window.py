@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pytest_gates.checks.base import Window
 from pytest_gates.checks.declared import shape_of
-from pytest_gates.evidence import Evidence, Sample, Series
+from pytest_gates.evidence import TELEMETRY_GAP, Evidence, Sample, Series
 from pytest_gates.model.telemetry import FINISHED_WINDOWS, METRICS
 
 
@@ -70,7 +70,8 @@ def _numbers(series: Series, metric: str) -> tuple[float | None, ...] | None:
 def unfinished(evidence: Evidence) -> str | None:
     """Why the absence of something in this run's telemetry proves nothing, or None."""
     if evidence.status in FINISHED_WINDOWS:
-        return None
+        gap = evidence.main.facts.get(TELEMETRY_GAP)
+        return gap if isinstance(gap, str) else None
     return f"run ended {evidence.status} after {len(evidence.main.steps)} steps"
 
 

@@ -12,12 +12,21 @@ from pytest_gates.contract.nodes import Node, Path, Scalar, node_at, to_data
 from pytest_gates.contract.typed import Locate, Source, build, surprises, without
 from pytest_gates.contract.words import hint
 from pytest_gates.errors import Finding
-from pytest_gates.model.config import ForwardRun, PretrainRun, ProbeRun, RecordedRun, Run
+from pytest_gates.model.command import OUT
+from pytest_gates.model.config import (
+    CommandRun,
+    ForwardRun,
+    PretrainRun,
+    ProbeRun,
+    RecordedRun,
+    Run,
+)
 
-DRIVERS: dict[str, type[PretrainRun | ForwardRun | ProbeRun | RecordedRun]] = {
+DRIVERS: dict[str, type[PretrainRun | ForwardRun | ProbeRun | CommandRun | RecordedRun]] = {
     "pretrain": PretrainRun,
     "forward": ForwardRun,
     "probe": ProbeRun,
+    "command": CommandRun,
     "recorded": RecordedRun,
 }
 
@@ -225,7 +234,9 @@ def exceeded(run: Run, caps: Caps) -> Iterator[tuple[Path, str]]:
             tokens = run.tokens_per_step
             text = _over("tokens a step", tokens, caps.step_tokens, "gates_max_step_tokens")
             yield ("batch_size",), text
-    architecture = run.architecture if isinstance(run, PretrainRun | ForwardRun) else None
+    architecture = None
+    if isinstance(run, PretrainRun | ForwardRun | CommandRun):
+        architecture = run.architecture
     if architecture is not None:
         size = architecture.parameters
         if size > caps.parameters:
@@ -237,6 +248,11 @@ def outside(run: Run) -> Iterator[tuple[Path, str]]:
     named: list[tuple[Path, str]] = []
     if isinstance(run, RecordedRun):
         named = [(("files", index, "path"), file.path) for index, file in enumerate(run.files)]
+    if isinstance(run, CommandRun):
+        told = [(index, source.path) for index, source in enumerate(run.telemetry)]
+        named = [(("telemetry", index, "path"), path.removeprefix(f"{OUT}/"))
+                 for index, path in told if path is not None]  # fmt: skip
+        named.append((("folder",), run.folder))
     if isinstance(run, PretrainRun):
         named = [(("data", "shards", index), name) for index, name in enumerate(run.data.shards)]
     if isinstance(run, ForwardRun):

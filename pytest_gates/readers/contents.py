@@ -17,6 +17,14 @@ STEP_METRICS = frozenset(name for name, metric in METRICS.items() if metric.scop
 
 
 @dataclass(frozen=True)
+class Fields:
+    """Names that a file of the program's own holds, for whoever misses one."""
+
+    place: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Contents:
     """What one recorded file says, in our own words."""
 
@@ -29,6 +37,8 @@ class Contents:
     reason: str | None = None
     notes: tuple[str, ...] = ()
     """What was left out."""
+    fields: Fields | None = None
+    """None: the file has our own names."""
 
 
 def _finite(text: str) -> float:

@@ -1,35 +1,21 @@
-"""Recorded runs: files that exist already become evidence in the one format.
-
-A new format is a file here with a reader `(bytes, place) -> Contents`, a row in `READERS`, its name
-in `model.config.RecordedFile`, and a test.
-"""
+"""Recorded runs: files that exist already become evidence in the one format."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pytest_gates.disk import read_inside, staged
 from pytest_gates.errors import EvidenceError
-from pytest_gates.evidence import Gpu, HostInfo, Witness
+from pytest_gates.evidence import FIELDS_THERE, Gpu, HostInfo, Witness
 from pytest_gates.evidence_store import LIMIT_BYTES, WITNESS, seal
 from pytest_gates.model.config import DeclaredHost, RecordedRun
 from pytest_gates.model.telemetry import encode_line
 from pytest_gates.readers.contents import Contents
-from pytest_gates.readers.json_report import read_json_report
-from pytest_gates.readers.jsonl import read_jsonl
-from pytest_gates.readers.nvidia_smi import read_nvidia_smi
-from pytest_gates.readers.trace_csv import read_trace_csv
+from pytest_gates.readers.sources import read_source
 from pytest_gates.readers.witness_csv import write_witness
-
-READERS: dict[str, Callable[[bytes, str], Contents]] = {
-    "jsonl": read_jsonl,
-    "json": read_json_report,
-    "nvidia-smi-csv": read_nvidia_smi,
-    "trace-csv": read_trace_csv,
-}
-"""The reader of each format."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 _NAME_LENGTH = 80
@@ -48,11 +34,12 @@ def adopt(root: Path, run: RecordedRun, parent: Path, *, limit_bytes: int = LIMI
             large, two files tell of the same, or the evidence cannot be written.
     """
     sources = [(file, read_inside(root, file.path, limit_bytes)) for file in run.files]
-    contents = [READERS[file.format](data, file.path) for file, data in sources]
-    telling = _only([(f.path, c) for f, c in zip(run.files, contents, strict=True) if c.lines])
+    contents = [read_source(file, data, file.path) for file, data in sources]
+    telling = only([(f.path, c) for f, c in zip(run.files, contents, strict=True) if c.lines])
+    there = names_there(contents)
     samples = [sample for content in contents for sample in content.samples or ()]
     with staged(parent) as folder:
-        files = _written(folder, telling, Witness(samples=tuple(samples)))
+        files = _written(folder, telling, there, Witness(samples=tuple(samples)))
         for index, (file, data) in enumerate(sources):
             name = _UNSAFE.sub("_", Path(file.path).name)[-_NAME_LENGTH:]
             files[f"source-{index}-{name}"] = folder / f"source-{index}"
@@ -74,19 +61,40 @@ def adopt(root: Path, run: RecordedRun, parent: Path, *, limit_bytes: int = LIMI
         )
 
 
-def _only(telling: Sequence[tuple[str, Contents]]) -> Contents | None:
+def only(telling: Sequence[tuple[str, Contents]]) -> Contents | None:
+    """What the one file says that tells the run's steps.
+
+    Raises:
+        EvidenceError: several do.
+    """
     if len(telling) > 1:
         names = " and ".join(path for path, _ in telling)
         raise EvidenceError(f"{names} both tell the run's steps; name the one that counts")
     return telling[0][1] if telling else None
 
 
-def _written(folder: Path, telling: Contents | None, witness: Witness) -> dict[str, Path]:
+def names_there(contents: Sequence[Contents]) -> tuple[Mapping[str, Any], ...]:
+    """A fact about the names that the program's own files hold, where there are any."""
+    fields = {one.fields.place: list(one.fields.names) for one in contents if one.fields}
+    return ({"kind": "fact", "name": FIELDS_THERE, "value": fields},) if fields else ()
+
+
+def telemetry_bytes(telling: Contents | None, facts: Sequence[Mapping[str, Any]]) -> bytes:
+    """A telemetry file: what was told, and the reader's own facts, which have the last word."""
+    lines = (*(telling.lines if telling else ()), *facts)
+    return "".join(encode_line(dict(line)) for line in lines).encode()
+
+
+def _written(
+    folder: Path,
+    telling: Contents | None,
+    facts: Sequence[Mapping[str, Any]],
+    witness: Witness,
+) -> dict[str, Path]:
     files: dict[str, Path] = {}
-    if telling is not None:
+    if telling is not None or facts:
         files["telemetry-0.jsonl"] = folder / "telemetry-0.jsonl"
-        lines = "".join(encode_line(dict(line)) for line in telling.lines)
-        files["telemetry-0.jsonl"].write_text(lines, encoding="utf-8", newline="")
+        files["telemetry-0.jsonl"].write_bytes(telemetry_bytes(telling, facts))
     if witness.samples:
         files[WITNESS] = folder / WITNESS
         write_witness(files[WITNESS], witness)

@@ -8,8 +8,9 @@ from pathlib import Path
 from pytest_gates.model.config import RecordedRun, Run
 from pytest_gates.report.live import LiveLine
 from pytest_gates.run.plan import Execution
+from pytest_gates.run.program import Limits
 from pytest_gates.run.worker import Worker
-from pytest_gates.settings import Settings
+from pytest_gates.settings import ASK_FIRST, Settings
 
 
 class Bench:
@@ -42,15 +43,25 @@ class Bench:
     @cached_property
     def worker(self) -> Worker:
         """The one way to start a process."""
-        return Worker(cache=self.settings.cache, root=self.settings.root)
+        limits = Limits(self.limit_bytes, int(self.settings.output_limit_mib * 2**20))
+        return Worker(cache=self.settings.cache, root=self.settings.root, limits=limits)
 
     def obstacle(self, run: Run) -> str | None:
         """Why this machine cannot execute the run, or None."""
         if isinstance(run, RecordedRun):
             return None
         if run not in self._obstacles:
-            self._obstacles[run] = self.worker.why_not(run)
+            self._obstacles[run] = self._forbidden(run) or self.worker.why_not(run)
         return self._obstacles[run]
+
+    def _forbidden(self, run: Run) -> str | None:
+        """A contract alone starts no program: pytest's configuration names the driver."""
+        if run.driver not in ASK_FIRST or run.driver in self.settings.allow_drivers:
+            return None
+        return (
+            f"driver {run.driver} starts a program and is not allowed: "
+            f"`gates_allow_drivers = {run.driver}` in pytest's configuration allows it"
+        )
 
     def close(self) -> None:
         """End the forkserver, if one was started."""

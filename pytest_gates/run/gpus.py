@@ -9,7 +9,7 @@ from typing import Any
 import pynvml
 
 from pytest_gates.evidence import Gpu
-from pytest_gates.model.config import ExecutedRun, PretrainRun, ProbeRun
+from pytest_gates.model.config import CommandRun, ExecutedRun, PretrainRun, ProbeRun
 from pytest_gates.model.device import parse_device
 
 MIB = 1024 * 1024
@@ -59,7 +59,7 @@ class Gpus:
             found.append(gpu)
         return tuple(found)
 
-    def of(self, run: ExecutedRun, environ: Mapping[str, str]) -> Gpu:
+    def of(self, run: ExecutedRun | CommandRun, environ: Mapping[str, str]) -> Gpu:
         """The GPU that the run asks for; `auto` asks for the first.
 
         Raises:
@@ -77,7 +77,9 @@ class Gpus:
             raise NoGpuError(f"{run.device} asks for cuda:{index}, {len(visible)} GPUs visible")
         return visible[index]
 
-    def of_ranks(self, run: ExecutedRun, environ: Mapping[str, str]) -> tuple[Gpu, ...]:
+    def of_ranks(
+        self, run: ExecutedRun | CommandRun, environ: Mapping[str, str]
+    ) -> tuple[Gpu, ...]:
         """The GPUs that the ranks of a run ask for, in order; of any other run, its one.
 
         Raises:
@@ -91,7 +93,9 @@ class Gpus:
             for rank in range(run.launch.processes)
         )
 
-    def pinnable(self, run: ExecutedRun, environ: Mapping[str, str]) -> tuple[tuple[Gpu, ...], int]:
+    def pinnable(
+        self, run: ExecutedRun | CommandRun, environ: Mapping[str, str]
+    ) -> tuple[tuple[Gpu, ...], int]:
         """The GPUs that any of would do for a run, and how many of them it takes.
 
         `cuda` means any that are free, `cuda:0` that one. What the machine sees as one kind of GPU

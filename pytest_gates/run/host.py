@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pytest_gates.evidence import Gpu, HostInfo
-from pytest_gates.model.config import PretrainRun, RecordedRun, Run
+from pytest_gates.model.config import CommandRun, PretrainRun, RecordedRun, Run
 from pytest_gates.model.device import parse_device
+from pytest_gates.model.launch import Launch
 from pytest_gates.run.gpus import Gpus, NoGpuError
 
 HIGHEST_CLOCK_HZ = 6.2e9
@@ -115,16 +116,9 @@ def capability(
     """
     needed = _devices_needed(run)
     launch = run.launch if isinstance(run, PretrainRun) else None
-    if launch is not None and launch.nodes > 1:
-        gpu_count = f" with {launch.processes} GPUs each" if needed else ""
-        text = f"the run needs {launch.nodes} nodes{gpu_count}, this session starts it on one"
-        return f"{text}: {_missing(launch.ranks, len(gpus.all))}" if needed else text
-    if not needed:
-        return None
-    if launch is not None and len(gpus.all) < needed:
-        return f"{_missing(needed, len(gpus.all))}: the run needs {needed}, here are " + str(
-            len(gpus.all)
-        )
+    short = None if launch is None else _ranks_without(launch, needed, len(gpus.all))
+    if short is not None or not needed:
+        return short
     if not gpus.all:
         return "no NVIDIA GPU on this machine" + (f" ({gpus.unavailable})" * bool(gpus.unavailable))
     try:
@@ -133,8 +127,21 @@ def capability(
         visible = needed
     if visible < needed:
         return _too_few(needed, visible, "CUDA_VISIBLE_DEVICES shows")
+    if isinstance(run, CommandRun):  # what it computes with is its own matter
+        return None
     state, seen = devices_of_torch()
     return None if seen >= needed else _too_few(needed, seen, f"torch ({state}) sees")
+
+
+def _ranks_without(launch: Launch, needed: int, there: int) -> str | None:
+    """Why the ranks of a launch find no nodes or GPUs here, or None."""
+    if launch.nodes > 1:
+        gpu_count = f" with {launch.processes} GPUs each" if needed else ""
+        text = f"the run needs {launch.nodes} nodes{gpu_count}, this session starts it on one"
+        return f"{text}: {_missing(launch.ranks, there)}" if needed else text
+    if there < needed:
+        return f"{_missing(needed, there)}: the run needs {needed}, here are {there}"
+    return None
 
 
 def _missing(needed: int, there: int) -> str:

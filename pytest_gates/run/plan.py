@@ -10,9 +10,19 @@ from typing import Any
 from pytest_gates.canonical import digest
 from pytest_gates.contract.models import Gate
 from pytest_gates.evidence import run_hash
-from pytest_gates.model.config import ForwardRun, PretrainRun, ProbeRun, RecordedRun, Run
-from pytest_gates.model.faults import Fault
-from pytest_gates.model.training import DataEnd, ValidationLoss
+from pytest_gates.model.config import (
+    CommandRun,
+    ForwardRun,
+    PretrainRun,
+    ProbeRun,
+    RecordedRun,
+    Run,
+)
+from pytest_gates.model.faults import Fault, misfit
+from pytest_gates.model.training import DataEnd, FlippedBit, ValidationLoss
+
+SHOWN = 60
+"""Characters of a command line that people are shown."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +108,7 @@ def _execution(
 
 
 def _fitting(fault: Fault | None, run: Run) -> Fault | None:
-    if fault is None or isinstance(run, RecordedRun):
-        return None
-    return fault if fault.misfit(run) is None else None
+    return None if fault is None or misfit(fault, run) is not None else fault
 
 
 def describe(run: Run) -> str:
@@ -109,6 +117,8 @@ def describe(run: Run) -> str:
         return f"recorded {', '.join(file.path for file in run.files)}"
     if isinstance(run, ProbeRun):
         return "probe" + _hidden(run)
+    if isinstance(run, CommandRun):
+        return f"command {_words(run)} on {run.device}{_hidden(run)}"
     model = _model(run)
     if isinstance(run, ForwardRun):
         beside = "" if run.against is None else f" against {run.against.weights or 'float64'}"
@@ -127,7 +137,7 @@ def _stimulus(run: PretrainRun) -> str:
     told = run.stimulus
     if told is None:
         return ""
-    if isinstance(told, ValidationLoss):
+    if isinstance(told, FlippedBit | ValidationLoss):
         return f", {told.kind} at epoch {told.epoch}"
     where = "" if run.launch is None or isinstance(told, DataEnd) else f" of rank {told.rank}"
     return f", {told.kind} at step {told.step}{where}"
@@ -142,5 +152,11 @@ def _model(run: PretrainRun | ForwardRun) -> str:
     return f"{run.architecture.parameters:,} parameters"
 
 
-def _hidden(run: PretrainRun | ForwardRun | ProbeRun) -> str:
+def _words(run: CommandRun) -> str:
+    """The program and as many of its arguments as people want to read."""
+    said = " ".join(run.argv)
+    return said if len(said) <= SHOWN else f"{said[:SHOWN]}…"
+
+
+def _hidden(run: PretrainRun | ForwardRun | ProbeRun | CommandRun) -> str:
     return " (CUDA hidden)" if run.host.cuda == "hidden" else ""

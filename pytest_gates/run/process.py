@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,10 +14,11 @@ from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from pytest_gates.evidence import Witness
-from pytest_gates.model.config import PretrainRun, Request
 from pytest_gates.model.control_files import seen_file
+from pytest_gates.model.launch import Launch
 from pytest_gates.model.telemetry import STATUSES
 from pytest_gates.run.server import Server
+from pytest_gates.run.tree import parent_of
 from pytest_gates.run.witness import Observer
 
 GRACE_S = 2.0
@@ -47,19 +48,44 @@ class RunProcess:
     """What was seen from outside, by rank; where one is not in it, nobody looked."""
     started: str
     """When it was started; UTC, ISO 8601."""
+    linger_s: float | None = None
+    """How long what it started may outlive it, and is then told; None: it is killed at once."""
 
     def __init__(
-        self, server: Server, run_id: int, staging: Path, request: Request, on_line: OnLine | None
+        self,
+        server: Server,
+        run_id: int,
+        staging: Path,
+        on_line: OnLine | None,
+        *,
+        told: Sequence[int] = (),
+        tells: Path | None = None,
+        most: int | None = None,
+        launch: Launch | None = None,
     ) -> None:
+        """Not started yet.
+
+        Args:
+            server: the forkserver that will start it.
+            run_id: its number there.
+            staging: folder of `run.json`, `log.txt` and `out/`.
+            on_line: called with each telemetry line of rank 0.
+            told: sizes the run is told to allocate.
+            tells: where those lines are; None: where the program's own runs write them.
+            most: bytes of them that are followed; None: all.
+            launch: ranks that it starts; None: it is the one rank itself, whatever it starts.
+        """
         self._server = server
         self._id = run_id
         self._staging = staging
-        self._told = request.allocations_mib
+        self._told = told
         self._on_line = on_line
-        launch = request.run.launch if isinstance(request.run, PretrainRun) else None
         self._launched = launch is not None
         count = 1 if launch is None else launch.ranks
-        self._tails = [_Tail(staging / "out" / f"telemetry-{rank}.jsonl") for rank in range(count)]
+        telling = [staging / "out" / f"telemetry-{rank}.jsonl" for rank in range(count)]
+        if tells is not None:
+            telling[0] = tells
+        self._tails = [_Tail(path, most) for path in telling]
         self._observers: dict[int, Observer] = {}
         self.rank_pids: list[int | None] = [None] * (count if self._launched else 0)
         """PIDs of the ranks of a run that declares `launch`, each found below its launcher."""
@@ -91,6 +117,7 @@ class RunProcess:
             request=str(self._staging / "run.json"),
             out=str(self._staging / "out"),
             log=str(self._staging / "log.txt"),
+            linger_s=self.linger_s,
         )
         self._until = None if timeout_s is None else time.monotonic() + timeout_s
 
@@ -148,11 +175,23 @@ class RunProcess:
         code = self.ended["exit"]
         if code == 0:
             return "COMPLETED", None
+        return self._failed(code)
+
+    def _failed(self, code: int) -> tuple[str, str | None]:
+        """Status and reason of an end with an exit code that is not 0."""
         said = _last_words(self._staging / "log.txt")
         return (
             _STATUS_OF_CODE.get(code, "ERROR"),
             said or f"ended with exit code {code} and gave no reason",
         )
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the run's process group.
+
+        Raises:
+            RunError: the forkserver is dead.
+        """
+        self._server.send(signal=self._id, number=number)
 
     def _listen(self, timeout_s: float) -> None:
         message = self._server.receive(timeout_s, self._id)
@@ -202,8 +241,10 @@ class RunProcess:
 class _Tail:
     """The complete lines of a growing file, each once. What is no JSON object is left out."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most: int | None = None) -> None:
+        """Of a file that a stranger writes only so many bytes are read."""
         self._path = path
+        self._most = most
         self._file: BinaryIO | None = None
         self._rest = b""
 
@@ -213,7 +254,8 @@ class _Tail:
                 self._file = self._path.open("rb")
             except FileNotFoundError:
                 return
-        *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
+        data = self._file.read(-1 if self._most is None else self._most - self._file.tell())
+        *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             parsed = _parsed(line)
             if parsed is not None:
@@ -222,18 +264,6 @@ class _Tail:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
-
-
-def parent_of(pid: int) -> int | None:
-    """Parent of a process as the kernel tells it; None where there is no such process.
-
-    proc_pid_stat(5): field 4, the second one after the name.
-    """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return int(stat.rpartition(")")[2].split()[1])
 
 
 def _last_words(log: Path, status: str | None = None) -> str | None:

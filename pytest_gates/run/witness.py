@@ -15,6 +15,7 @@ from typing import Any
 
 from pytest_gates.evidence import Allocation, Sample, Witness
 from pytest_gates.run.gpus import MIB
+from pytest_gates.run.tree import Tree
 
 SAMPLES_PER_SECOND = 20
 ANCHOR_MIB = 16
@@ -42,15 +43,19 @@ _SETTLED_READINGS = 3
 class Observer:
     """Watches one device, and one process on it, from `start` to `stop`."""
 
-    def __init__(self, nvml: Any, handle: Any, pid: int, started_ns: int) -> None:
-        """Watch `pid` on the device of `handle`.
+    def __init__(
+        self, nvml: Any, handle: Any, pid: int, started_ns: int, adopts: int | None = None
+    ) -> None:
+        """Watch `pid`, and all that descends from it, on the device of `handle`.
 
         Args:
             nvml: `pynvml`, initialised, or an object with its functions.
             handle: the device, as NVML knows it.
             pid: the run's process.
             started_ns: `time.monotonic_ns()` at the start of that process.
+            adopts: a process whose other children are the run's too, since it adopts its orphans.
         """
+        self._tree = Tree([pid, *([] if adopts is None else [adopts])])
         self._nvml = nvml
         self._handle = handle
         self._pid = pid
@@ -128,7 +133,7 @@ class Observer:
         clock = ask("sm_clock_mhz", nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM)
         return Sample(
             at_ms=at_ms,
-            pid=self._pid if processes is not None and self._pid in processes else None,
+            pid=self._pid if self._own(processes) else None,
             used_mib=self._used_mib(processes),
             device_used_mib=self._device_used_mib(),
             sm_util_pct=self._process_utilisation(),
@@ -179,12 +184,13 @@ class Observer:
         return None
 
     def _used_mib(self, processes: dict[int, int | None] | None) -> float | None:
-        used = None if processes is None else processes.get(self._pid)
-        if used is not None:
-            return used / MIB
+        own = self._own(processes)
+        told = [used for used in own.values() if used is not None]
+        if told:
+            return sum(told) / MIB
         if processes is None:
             self._refused.setdefault("used_mib", self._refused["processes"])
-        elif self._pid in processes:
+        elif own:
             self._refused.setdefault("used_mib", "NVML does not tell the memory of a process here")
         return None
 
@@ -193,12 +199,17 @@ class Observer:
         if processes is None:
             self._refused.setdefault("foreign_pids", self._refused["processes"])
             return None
-        if self._pid not in processes and not all(map(_exists, processes)):
+        own = self._own(processes)
+        if not own and not all(map(_exists, processes)):
             self._refused.setdefault(
                 "foreign_pids", "NVML counts processes in another PID namespace (a container)"
             )
             return None
-        return len(processes.keys() - {self._pid})
+        return len(processes.keys() - own.keys())
+
+    def _own(self, processes: dict[int, int | None] | None) -> dict[int, int | None]:
+        """Of the processes on the device those that are the run: it and what descends from it."""
+        return {pid: used for pid, used in (processes or {}).items() if self._tree.holds(pid)}
 
     def _process_utilisation(self) -> float | None:
         """SM utilisation of the process, or None: NVML keeps about six samples a second."""
@@ -208,11 +219,13 @@ class Observer:
             self._handle,
             self._seen_utilisation,
         )
-        newest = None
+        newest: dict[int, float] = {}
+        seen = self._seen_utilisation
         for sample in samples or ():
-            if sample.pid == self._pid and sample.timeStamp > self._seen_utilisation:
-                self._seen_utilisation, newest = sample.timeStamp, float(sample.smUtil)
-        return newest
+            if sample.timeStamp > seen and self._tree.holds(sample.pid):
+                newest[sample.pid] = float(sample.smUtil)
+                self._seen_utilisation = max(self._seen_utilisation, sample.timeStamp)
+        return sum(newest.values()) if newest else None
 
 
 def _exists(pid: int) -> bool:

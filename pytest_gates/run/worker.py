@@ -18,11 +18,20 @@ from typing import Any, Self
 
 from pytest_gates.errors import RunError
 from pytest_gates.evidence import Gpu, HostInfo, Rank, Witness
-from pytest_gates.model.config import ExecutedRun, ProbeRun, Request, Run
+from pytest_gates.model.config import (
+    CommandRun,
+    ExecutedRun,
+    PretrainRun,
+    ProbeRun,
+    Request,
+    Run,
+)
 from pytest_gates.model.forkserver import ENTRY, PRELOAD
+from pytest_gates.model.program import ENTRY as PROGRAM
 from pytest_gates.run.gpus import Gpus, NoGpuError, find_gpus
 from pytest_gates.run.host import capability, host_info
 from pytest_gates.run.process import Observe, OnLine, RunProcess
+from pytest_gates.run.program import LIMITS, Limits, ProgramProcess, launch_of, program_of
 from pytest_gates.run.server import Server, environment
 from pytest_gates.run.staging import Staging
 from pytest_gates.run.turns import TURN_STEPS, Turn, take_turns
@@ -63,7 +72,7 @@ class Finished:
 class Order:
     """A run to be executed; see `Worker.execute`."""
 
-    run: ExecutedRun
+    run: ExecutedRun | CommandRun
     fault: Mapping[str, Any] | None = None
     repetition: int = 0
     show_mib: tuple[int, ...] = ()
@@ -78,6 +87,7 @@ class _Watched:
 
     staging: Path
     process: RunProcess
+    server: Server
     turn: Turn
     observe: Observe
     gpus: tuple[Gpu, ...]
@@ -96,6 +106,7 @@ class Worker:
         gpus: Gpus | None = None,
         entry: str = ENTRY,
         preload: Sequence[str] = PRELOAD,
+        limits: Limits = LIMITS,
     ) -> None:
         """Nothing is started before the first run.
 
@@ -105,6 +116,7 @@ class Worker:
             gpus: what NVML tells; None asks it when it is first needed.
             entry: `module:name` of what a run calls in its process.
             preload: modules that the forkserver imports once for all runs.
+            limits: the most that a program of the team's own may write.
         """
         self.environ = environment(os.environ)
         self._cache = cache.absolute()
@@ -113,7 +125,10 @@ class Worker:
         self._gpus = gpus
         self._entry = entry
         self._preload = tuple(preload)
+        self._limits = limits
         self._server: Server | None = None
+        self._programs: Server | None = None
+        """A forkserver that imports nothing: a program brings its own interpreter."""
         self._numbers = itertools.count(1)
         self._facts: Mapping[str, Any] | None = None
 
@@ -126,7 +141,7 @@ class Worker:
 
     def execute(
         self,
-        run: ExecutedRun,
+        run: ExecutedRun | CommandRun,
         *,
         fault: Mapping[str, Any] | None = None,
         repetition: int = 0,
@@ -181,23 +196,41 @@ class Worker:
         return [self._finished(one) for one in watched]
 
     def _watched(self, order: Order, staging: Path, on_line: OnLine | None) -> _Watched:
-        gpus, observe, unseen = self._witness_for(order)
-        request = Request(
-            run=order.run,
+        run = order.run
+        server = self._program_server() if isinstance(run, CommandRun) else self._started_server()
+        adopts = server.pid if isinstance(run, CommandRun) else None
+        gpus, observe, unseen = self._witness_for(order, adopts)
+        turn, number = Turn(on_line), next(self._numbers)
+        process: RunProcess
+        if isinstance(run, CommandRun):
+            given = gpus[0] if gpus else None
+            program = launch_of(run, order.fault, staging, self._root, given)
+            _write_request(staging, program.to_json())
+            with _writing(staging):
+                (staging / "out").mkdir()
+            process = ProgramProcess(
+                server, number, staging, turn, run=run, fault=order.fault, limits=self._limits
+            )
+        else:
+            request = self._request(run, order, staging, watched=bool(gpus))
+            _write_request(staging, request.model_dump_json())
+            launch = run.launch if isinstance(run, PretrainRun) else None
+            told = request.allocations_mib
+            process = RunProcess(server, number, staging, turn, told=told, launch=launch)
+        return _Watched(staging, process, server, turn, observe, gpus, unseen)
+
+    def _request(self, run: ExecutedRun, order: Order, staging: Path, *, watched: bool) -> Request:
+        return Request(
+            run=run,
             fault=None if order.fault is None else dict(order.fault),
             repetition=order.repetition,
-            allocations_mib=told_allocations(order.show_mib) if gpus else (),
+            allocations_mib=told_allocations(order.show_mib) if watched else (),
             visible=tuple(str(gpu.uuid) for gpu in order.gpus),
             control=str(staging / "control"),
             root=str(self._root),
             cache=str(self._cache),
             resume_from=None if order.resume_from is None else str(order.resume_from),
         )
-        _write_request(staging, request)
-        server = self._started_server()
-        turn = Turn(on_line)
-        process = RunProcess(server, next(self._numbers), staging, request, turn)
-        return _Watched(staging, process, turn, observe, gpus, unseen)
 
     def why_not(self, run: Run) -> str | None:
         """Why this machine cannot execute the run, or None.
@@ -205,6 +238,10 @@ class Worker:
         Raises:
             RunError: torch could not be asked.
         """
+        if isinstance(run, CommandRun):
+            program = program_of(run, self._root)
+            if isinstance(program, str):
+                return program
         return capability(run, self.gpus, self.environ, self._devices_of_torch)
 
     def facts_of_machine(self) -> Mapping[str, Any]:
@@ -233,9 +270,10 @@ class Worker:
     def close(self) -> None:
         """End the forkserver, if it was started, and let go of staging folders."""
         self._staging.close()
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        for server in (self._server, self._programs):
+            if server is not None:
+                server.close()
+        self._server = self._programs = None
 
     def __enter__(self) -> Self:
         return self
@@ -249,7 +287,7 @@ class Worker:
         self.close()
 
     def _finished(self, watched: _Watched) -> Finished:
-        process, server = watched.process, self._started_server()
+        process, server = watched.process, watched.server
         driver = self.gpus.driver if watched.gpus else None
         status, reason = process.outcome()
         gpu = watched.gpus[0] if watched.gpus else None
@@ -287,6 +325,11 @@ class Worker:
             self._server = Server(entry=self._entry, preload=self._preload, environ=self.environ)
         return self._server
 
+    def _program_server(self) -> Server:
+        if self._programs is None:
+            self._programs = Server(entry=PROGRAM, preload=(), environ=self.environ)
+        return self._programs
+
     def _watch(self, watched: Sequence[_Watched], turn_steps: int, timeout_s: float | None) -> None:
         processes = [one.process for one in watched]
         try:
@@ -308,7 +351,9 @@ class Worker:
             for process in processes:
                 process.close()
 
-    def _witness_for(self, order: Order) -> tuple[tuple[Gpu, ...], Observe, str | None]:
+    def _witness_for(
+        self, order: Order, adopts: int | None
+    ) -> tuple[tuple[Gpu, ...], Observe, str | None]:
         """The GPUs of the run's ranks, who watches them, and why nobody does."""
         gpus = self.gpus
         try:
@@ -320,15 +365,15 @@ class Worker:
         def observe(rank: int, pid: int, started_ns: int) -> Observer | None:
             if rank >= len(handles):
                 return None
-            return Observer(gpus.nvml, handles[rank], pid, started_ns)
+            return Observer(gpus.nvml, handles[rank], pid, started_ns, adopts)
 
         return own, observe, None
 
 
-def _write_request(staging: Path, request: Request) -> None:
+def _write_request(staging: Path, request: str) -> None:
     with _writing(staging):
         (staging / "control").mkdir()
-        (staging / "run.json").write_text(request.model_dump_json(), encoding="utf-8")
+        (staging / "run.json").write_text(request, encoding="utf-8")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 
 from pytest_gates.errors import GatesError
-from pytest_gates.readers.recorded import READERS
+from pytest_gates.readers.sources import READERS
 
 HERE = Path(__file__).parent
 KINDS: Mapping[str, str] = {

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pytest_gates.run.bench import Bench
-from pytest_gates.run.drivers import process, recorded
+from pytest_gates.run.drivers import command, process, recorded
 from pytest_gates.run.plan import Execution
 
 Driver = Callable[[Bench, Execution, str], list[Path]]
@@ -17,6 +17,7 @@ DRIVERS: dict[str, Driver] = {
     "pretrain": process.produce,
     "forward": process.produce,
     "probe": process.produce,
+    "command": command.produce,
     "recorded": recorded.produce,
 }
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from pytest_gates.errors import RunError
 from pytest_gates.evidence import Gpu
 from pytest_gates.evidence_store import rank_witness, seal
-from pytest_gates.model.config import PretrainRun, ProbeRun, RecordedRun, Run
+from pytest_gates.model.config import CommandRun, PretrainRun, ProbeRun, RecordedRun, Run
 from pytest_gates.readers.artifacts import ARTIFACTS, encode, inventory
 from pytest_gates.readers.witness_csv import write_witness
 from pytest_gates.revision import code_revision
@@ -37,10 +37,10 @@ def produce(bench: Bench, execution: Execution, holder: str) -> list[Path]:
     bench.live.start(f"{holder}: {execution.title}", _steps(execution))
     alone = len(members) == 1
     try:
-        with _device(bench, members, holder) as gpus:
+        with held_device(bench, members, holder) as gpus:
             finished = bench.worker.execute_in_turns(
                 [_order(bench, one, SHOWN_MIB if alone else (), gpus) for one in members],
-                timeout_s=_timeout_s(bench, members),
+                timeout_s=longest_s(bench, members),
                 on_line=bench.live.line,
             )
     finally:
@@ -60,7 +60,7 @@ def _order(
     bench: Bench, execution: Execution, show_mib: tuple[int, ...], gpus: tuple[Gpu, ...]
 ) -> Order:
     run, source = execution.run, execution.source
-    assert not isinstance(run, RecordedRun)
+    assert not isinstance(run, RecordedRun | CommandRun)
     resume_from = None if source is None else bench.kept(source)
     own = gpus[: _processes(run)]
     return Order(run, execution.fault_data, execution.repetition, show_mib, resume_from, own)
@@ -72,17 +72,22 @@ def _processes(run: Run) -> int:
     return 1 if launch is None else launch.processes
 
 
-def _timeout_s(bench: Bench, members: Sequence[Execution]) -> float:
+def longest_s(bench: Bench, members: Sequence[Execution]) -> float:
     """The longest time that any of them may take, for each of them."""
     declared = [one.run.timeout_s for one in members if not isinstance(one.run, RecordedRun)]
     return len(members) * max(one or bench.settings.timeout_s for one in declared)
 
 
 @contextmanager
-def _device(bench: Bench, members: Sequence[Execution], holder: str) -> Iterator[tuple[Gpu, ...]]:
+def held_device(
+    bench: Bench, members: Sequence[Execution], holder: str
+) -> Iterator[tuple[Gpu, ...]]:
     """Hold what the members need, taking turns on it; yields the GPUs that a run is pinned to.
 
     None, where each means the GPUs that it would mean anyway.
+
+    Raises:
+        RunError: the device stayed held.
     """
     # The one that asks for most: what it holds is enough for the others.
     execution = max(members, key=lambda one: (_processes(one.run), _threads(one.run)))
@@ -117,14 +122,30 @@ def _seal(bench: Bench, execution: Execution, finished: Finished) -> Path:
     files = _artifacts(bench, execution, finished)
     if finished.run_folder:
         files |= {path.name: path for path in sorted(finished.out.glob("telemetry-*.jsonl"))}
+    return sealed(bench, execution, finished, files)
+
+
+def sealed(
+    bench: Bench,
+    execution: Execution,
+    finished: Finished,
+    files: Mapping[str, Path],
+    notes: tuple[str, ...] = (),
+) -> Path:
+    """Seal an execution: what it told, what its witnesses saw, and how it ended.
+
+    Raises:
+        RunError: the witnesses' samples could not be written.
+        EvidenceError: the evidence could not be kept.
+    """
     seen = [finished.witness, *(one.witness for one in finished.ranks[1:])]
-    for rank, witness in enumerate(seen):
-        path = finished.staging / rank_witness(rank)
+    sampled = {rank_witness(rank): witness for rank, witness in enumerate(seen)}
+    for name, witness in sampled.items():
+        path = finished.staging / name
         try:
             write_witness(path, witness)
         except OSError as error:
             raise RunError(f"{path}: cannot be written: {error.strerror}") from None
-        files[path.name] = path
     return seal(
         bench.sealed,
         run=execution.run,
@@ -135,8 +156,9 @@ def _seal(bench: Bench, execution: Execution, finished: Finished) -> Path:
         pid=finished.pid,
         run_folder=finished.run_folder,
         started=finished.started,
-        files=files,
+        files={**files, **{name: finished.staging / name for name in sampled}},
         ranks=finished.ranks,
+        notes=notes,
         fault=execution.fault_data,
         repetition=execution.repetition,
         group=execution.group,

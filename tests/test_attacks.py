@@ -1,0 +1,134 @@
+"""Attacks: carried out on copies, noticed by audit and judge alone, whose code is not in them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from project import RECORDED, Project
+
+import pytest_gates.attacks
+from pytest_gates.audit.codes import AuditFinding
+
+STEPS = {"wall_ms": [84.0 + index * 7 % 30 / 10 for index in range(30)]}
+FALSIFIER = """
+    falsification_tests:
+      - id: FALSIFY-MEDIAN
+        binds_to: GATE-MEDIAN
+        inject: {inject}
+        expect: {expect}
+"""
+FOUND = [
+    ("edited_evidence", "tampered", "PG301"),
+    ("stale_evidence", "tampered", "PG301"),
+    ("typed_verdict", "unfounded", "PG101"),
+    ("deleted_record", "tampered", "PG204"),
+    ("loosened_contract", "unfounded", "PG107"),
+]
+
+
+def attacked(project: Project, inject: str, expect: str) -> Path:
+    project.steps("steps.jsonl", **STEPS)
+    contract = RECORDED + FALSIFIER.replace("{inject}", inject).replace("{expect}", expect)
+    return project.contract(contract)
+
+
+@pytest.mark.parametrize(("fault", "verdict", "code"), FOUND)
+def test_what_is_found_is_found_by_the_audit(
+    project: Project, fault: str, verdict: str, code: str
+) -> None:
+    attacked(project, f"{{fault: {fault}}}", f"{{verdict: {verdict}}}")
+    result = project.run("--gates-record", "never")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines([f"*FALSIFY-MEDIAN*CAUGHT*{code}*"])
+    result.stdout.fnmatch_lines(["*UNARMED: GATE-MEDIAN*"])
+
+
+@pytest.mark.parametrize("fault", ["deleted_record", "loosened_contract"])
+def test_an_audit_that_finds_nothing_lets_the_attack_survive(
+    project: Project, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """The attack itself decides nothing."""
+
+    class Blind:
+        findings: tuple[AuditFinding, ...] = ()
+
+    monkeypatch.setattr(pytest_gates.attacks, "audit", lambda *_: Blind)
+    monkeypatch.setattr(pytest_gates.attacks, "foundation", lambda *_: None)
+    verdict = next(word for name, word, _ in FOUND if name == fault)
+    attacked(project, f"{{fault: {fault}}}", f"{{verdict: {verdict}}}")
+    result = project.run("--gates-record", "never")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*FALSIFY-MEDIAN*SURVIVED*"])
+
+
+BUDGET = "{verdict: fail, check: budget}"
+
+
+def test_a_planted_metric_turns_its_check_red_and_arms_the_gate(project: Project) -> None:
+    attacked(project, "{fault: planted_metric, metric: wall_ms, factor: 2.0}", BUDGET)
+    result = project.run("--gates-strict")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["*FALSIFY-MEDIAN*CAUGHT*", "seen red: 1 of 1 gates"])
+    (record,) = project.records
+    assert json.loads(record.read_text(encoding="utf-8"))["verdict"] == "pass"
+
+
+@pytest.mark.parametrize(
+    ("inject", "because"),
+    [
+        ("{fault: planted_metric, metric: wall_ms, factor: 1.1}", "the attack left the gate pass"),
+        ("{fault: planted_metric, metric: wall_ms, factor: 2.0, at: [0, 3]}", "gate pass"),
+        ("{fault: planted_metric, metric: gpu_ms, factor: 2.0}", "tells nothing of the kind"),
+        ("{fault: planted_fact, fact: deterministic, value: true}", "tells nothing of the kind"),
+    ],
+)
+def test_what_turns_nothing_red_survives(project: Project, inject: str, because: str) -> None:
+    attacked(project, inject, BUDGET)
+    result = project.run("--gates-record", "never")
+    result.assert_outcomes(passed=1, failed=1)
+    assert because in result.stdout.str()
+
+
+@pytest.mark.parametrize(
+    ("inject", "expect", "said"),
+    [
+        ("{fault: planted_metric, metric: wall_ms}", BUDGET, "give either value or factor"),
+        ("{fault: planted_metric, metric: rel_l2, factor: 2}", BUDGET, "no metric of steps"),
+        ("{fault: planted_metric, metric: wall_ms, factor: 2}", "{verdict: tampered}",
+         "planted_metric turns a gate fail, never tampered"),
+        ("{fault: planted_metric, metric: wall_ms, factor: 2}",
+         "{verdict: fail, check: finite}", "the gate has no check `finite`"),
+        ("{fault: typed_verdict}", "{verdict: unfounded, check: budget}",
+         "found by the audit, not by a check"),
+    ],
+)  # fmt: skip
+def test_planted_evidence_that_cannot_work_is_refused(
+    project: Project, inject: str, expect: str, said: str
+) -> None:
+    attacked(project, inject, expect)
+    result = project.run("--collect-only")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert said in result.stdout.str()
+
+
+def test_a_gate_that_cannot_run_here_is_attacked_by_its_recorded_evidence(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacked(project, "{fault: planted_metric, metric: wall_ms, factor: 2.0}", BUDGET)
+    project.run().assert_outcomes(passed=2)
+    calls: list[Any] = []
+    from pytest_gates.session import GatesSession
+
+    def no_device(self: GatesSession, gate: object) -> str:
+        calls.append(gate)
+        return "no such device"
+
+    monkeypatch.setattr(GatesSession, "obstacle", no_device)
+    result = project.run()
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["*FALSIFY-MEDIAN*CAUGHT*REPLAYED*"])
+    assert project.run("--gates-live").ret == pytest.ExitCode.TESTS_FAILED
+    assert calls
