@@ -33,6 +33,8 @@ ROWS: tuple[Row, ...] = (
     ("four headline gates of the 370M to written verdicts", "45 s", "headline_gates",
      (("nothing_cached_wall_s", "{} s nothing cached"), ("caches_warm_wall_s", "{} s warm"))),
     ("the witness, over a run without it", "1.01", "witness_cost", (("ratio", "{}"),)),
+    ("DDP, two Gloo processes over one, ~10M parameters, tokens a second", "1.6", "ddp_scaling",
+     (("ratio", "{} times"), ("comm_share_pct", "{} % of a step gradients on their way"))),
     ("370M, batch 1: decoding 128 tokens, prompt and sampling included", "800 tokens/s",
      "decode_speed",
      (("decode_compiled_tokens_per_sec", "{} tokens/s compiled"),
