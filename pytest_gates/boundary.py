@@ -8,9 +8,9 @@ claims: judged right on planted evidence, not yet live. A gate that fails it get
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 from pytest_gates.checks.base import RunCheck, Verdict
 from pytest_gates.checks.bounds import Bounded
@@ -26,6 +26,8 @@ from pytest_gates.model.telemetry import METRICS
 FEWEST = 40
 """Values of a series for a check that names no window."""
 MS = 1000.0
+NOTHING = Series({})
+UNSEEN = Witness()
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def _of_budget(check: Budget, run: Run) -> Iterator[Limit]:
     steps = range(check.steps[0], check.steps[1] + 1)
 
     def judged(gpu: str | None, value: float) -> Verdict:
-        series = _series(check.metric, [value] * len(steps), steps[0])
+        series = _series(check.metric, (value,) * len(steps), steps[0])
         return check.evaluate(_planted(run, steps=series, gpu=gpu)).verdict
 
     for gpu, limit in by_gpu.items():
@@ -130,7 +132,7 @@ def _of_bounds(check: Bounded, run: Run) -> Iterator[Limit]:
     scope = METRICS[check.metric].scope
 
     def judged(one: Bounded, value: float) -> Verdict:
-        series = _series(check.metric, [value] * (last - first + 1), first, scope=scope)
+        series = _series(check.metric, (value,) * (last - first + 1), first, scope=scope)
         planted = _planted(
             run,
             steps=series if scope == "step" else None,
@@ -176,36 +178,55 @@ def _at_most(limit: float, value: float) -> bool:
 
 def _of_descent(check: Descent, run: Run) -> Iterator[Limit]:
     """The slope cannot be planted to an ulp, so the limit is moved around what was measured."""
-    first, last = check.steps or (0, FEWEST - 1)
-    count = last - first + 1
+    # Neither is proven here, and without them many gates have the same check.
     bare = check.model_copy(update={"drop": None, "start_tolerance": None})
+    slopes = _slopes(bare, run)
+    yield Limit("slope_below", slopes.measured, partial(_more, slopes.measured), slopes.judged)
+
+
+@dataclass(frozen=True)
+class _Slopes:
+    """How a check judges one planted slope when its limit is moved around that."""
+
+    measured: float
+    verdicts: Mapping[str, Verdict]
+
+    def judged(self, limit: float) -> Verdict:
+        return self.verdicts[repr(limit)]
+
+
+@lru_cache(maxsize=1024)
+def _slopes(bare: Descent, run: Run) -> _Slopes:
+    first, last = bare.steps or (0, FEWEST - 1)
+    count = last - first + 1
 
     def falling(by: float) -> Evidence:
-        losses = [-by * index for index in range(count)]
-        columns = {
-            **_series(check.metric, losses, first).columns,
-            "wall_ms": (1e12,) * count,
-        }
+        losses = tuple([-by * index for index in range(count)])
+        columns = {**_series(bare.metric, losses, first).columns, "wall_ms": (1e12,) * count}
         host = HostInfo(gpu=Gpu("NVIDIA H200", None, None), cpu_flops=1e12)
         return _planted(run, steps=Series(columns), host=host)
 
-    measured = bare.evaluate(falling(1.0)).value
+    planted = falling(1.0)
+    measured = bare.evaluate(planted).value
     assert measured is not None
 
     def at_slope(limit: float) -> Verdict:
         if math.isnan(limit):
             return bare.evaluate(falling(math.nan)).verdict
-        moved = bare.model_copy(update={"slope_below": limit})
-        return moved.evaluate(falling(1.0)).verdict
+        return bare.model_copy(update={"slope_below": limit}).evaluate(planted).verdict
 
-    yield Limit("slope_below", measured, partial(_more, measured), at_slope)
+    return _Slopes(measured, {repr(limit): at_slope(limit) for limit in tried(measured)})
 
 
-def _series(metric: str, values: list[float], first: int, scope: str = "step") -> Series:
+def _series(metric: str, values: tuple[float, ...], first: int, scope: str = "step") -> Series:
     if scope != "step":
-        return Series({metric: tuple(values)})
-    steps = tuple(float(step) for step in range(first, first + len(values)))
-    return Series({"step": steps, metric: tuple(values)})
+        return Series({metric: values})
+    return Series({"step": _steps(first, len(values)), metric: values})
+
+
+@lru_cache
+def _steps(first: int, count: int) -> tuple[float, ...]:
+    return tuple(map(float, range(first, first + count)))
 
 
 def _planted(
@@ -222,9 +243,9 @@ def _planted(
     host: HostInfo | None = None,
 ) -> Evidence:
     said = Telemetry(
-        steps=steps or Series({}),
-        epochs=epochs or Series({}),
-        slots=slots or Series({}),
+        steps=steps or NOTHING,
+        epochs=epochs or NOTHING,
+        slots=slots or NOTHING,
         facts=facts or {},
     )
     return Evidence(
@@ -233,7 +254,7 @@ def _planted(
         run_hash=run_hash(run),
         fault=None,
         repetition=0,
-        host=host or HostInfo(gpu=Gpu(gpu, None, None) if gpu else None),
+        host=host or _host(gpu),
         status=status,
         wall_ms=wall_ms,
         pid=None,
@@ -241,5 +262,10 @@ def _planted(
         started=None,
         declared=False,
         telemetry=(said,),
-        witness=Witness(),
+        witness=UNSEEN,
     )
+
+
+@lru_cache
+def _host(gpu: str | None) -> HostInfo:
+    return HostInfo(gpu=Gpu(gpu, None, None) if gpu else None)

@@ -112,6 +112,8 @@ def lag1_autocorrelation(samples: Sequence[float]) -> float:
     Only a positive correlation above 1.65 / sqrt(n) counts.
     """
     n = len(samples)
+    if len(set(samples)) <= 1:
+        return 0.0
     ranks = _ranks(samples)
     mean = (n - 1) / 2
     centred = [rank - mean for rank in ranks]
