@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 from pytest_gates.boundary.limits import (
@@ -16,6 +17,7 @@ from pytest_gates.boundary.limits import (
     more,
     planted,
     series_of,
+    tried,
 )
 from pytest_gates.checks.anatomy import PARTS, Anatomy
 from pytest_gates.checks.base import Verdict
@@ -114,29 +116,44 @@ def _of_fact(check: Fact, run: Run) -> Iterator[Limit]:
 
 def _of_descent(check: Descent, run: Run) -> Iterator[Limit]:
     """The slope cannot be planted to an ulp, so the limit is moved around what was measured."""
-    first, last = check.steps or (0, (shape_of(run).steps or FEWEST) - 1)
-    count = last - first + 1
+    # Neither is proven here, and without them many gates have the same check.
     bare = check.model_copy(update={"drop": None, "start_tolerance": None})
+    slopes = _slopes(bare, run)
+    yield Limit("slope_below", slopes.measured, partial(more, slopes.measured), slopes.judged)
+
+
+@dataclass(frozen=True)
+class _Slopes:
+    """How a check judges one planted slope when its limit is moved around that."""
+
+    measured: float
+    verdicts: Mapping[str, Verdict]
+
+    def judged(self, limit: float) -> Verdict:
+        return self.verdicts[repr(limit)]
+
+
+@lru_cache(maxsize=1024)
+def _slopes(bare: Descent, run: Run) -> _Slopes:
+    first, last = bare.steps or (0, (shape_of(run).steps or FEWEST) - 1)
+    count = last - first + 1
 
     def falling(by: float) -> Evidence:
-        losses = [-by * index for index in range(count)]
-        columns = {
-            **series_of(check.metric, losses, first).columns,
-            "wall_ms": (1e12,) * count,
-        }
+        losses = tuple([-by * index for index in range(count)])
+        columns = {**series_of(bare.metric, losses, first).columns, "wall_ms": (1e12,) * count}
         host = HostInfo(gpu=Gpu("NVIDIA H200", None, None), cpu_flops=1e12)
         return planted(run, steps=Series(columns), host=host)
 
-    measured = bare.evaluate(falling(1.0)).value
+    steady = falling(1.0)
+    measured = bare.evaluate(steady).value
     assert measured is not None
 
     def at_slope(limit: float) -> Verdict:
         if math.isnan(limit):
             return bare.evaluate(falling(math.nan)).verdict
-        moved = bare.model_copy(update={"slope_below": limit})
-        return moved.evaluate(falling(1.0)).verdict
+        return bare.model_copy(update={"slope_below": limit}).evaluate(steady).verdict
 
-    yield Limit("slope_below", measured, partial(more, measured), at_slope)
+    return _Slopes(measured, {repr(limit): at_slope(limit) for limit in tried(measured)})
 
 
 def _of_monotone(check: Monotone, run: Run) -> Iterator[Limit]:
