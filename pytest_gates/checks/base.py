@@ -205,6 +205,10 @@ class Check(BaseModel):
         """Runs named by the check itself."""
         return ()
 
+    def over_runs(self) -> RunsCheck | None:
+        """What judges several executions, where a check over one run can also be asked of two."""
+        return None
+
     def slot_misfit(self, slot: str, runs: Mapping[str, Run]) -> str | None:
         """Why a falsifier cannot expect that this check names `slot`, or None.
 
