@@ -12,7 +12,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,14 @@ from pytest_gates.model.tensor_header import read_header
 
 FORMAT = "pytest-gates/checkpoint/1"
 METADATA = ".metadata.json"
+_GPU_GENERATOR = "rng.cuda"
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:
     """State of torch's random generators."""
     states = {"rng.cpu": torch.get_rng_state()}
     if device.type == "cuda":
-        states["rng.cuda"] = torch.cuda.get_rng_state(device)
+        states[_GPU_GENERATOR] = torch.cuda.get_rng_state(device)
     return states
 
 
@@ -233,15 +234,20 @@ def restore(
         }
         moments |= {f"{name}.{key}": value for key, value in optimizer.state[p].items()}
     generators = rng_state(device)
-    count += _load(folder / state, {**moments, **generators})
+    if _GPU_GENERATOR not in read_header(folder / state)[0]:
+        # Made on a CPU. No step draws from the device's generator, so it is begun anew.
+        generators.pop(_GPU_GENERATOR, None)
+    count += _load(folder / state, {**moments, **generators}, {_GPU_GENERATOR})
     torch.set_rng_state(generators["rng.cpu"])
-    if "rng.cuda" in generators:
-        torch.cuda.set_rng_state(generators["rng.cuda"], device)
+    if _GPU_GENERATOR in generators:
+        torch.cuda.set_rng_state(generators[_GPU_GENERATOR], device)
     return count
 
 
-def _load(path: Path, into: Mapping[str, Tensor]) -> int:
+def _load(path: Path, into: Mapping[str, Tensor], ignored: Collection[str] = frozenset()) -> int:
+    """Read every tensor; the file may have the `ignored` ones too."""
     header, start = read_header(path)
+    header = {name: entry for name, entry in header.items() if name in into or name not in ignored}
     for names, what in ((into.keys() - header, "lacks"), (header.keys() - into.keys(), "has")):
         if names:
             raise RunRefusedError(
