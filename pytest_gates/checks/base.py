@@ -212,6 +212,10 @@ class Check(BaseModel):
         one, many = getattr(self, "metric", None), getattr(self, "metrics", ())
         return (one,) if isinstance(one, str) else tuple(many)
 
+    def over_runs(self) -> RunsCheck | None:
+        """What judges several executions, where a check over one run can also be asked of two."""
+        return None
+
     def slot_misfit(self, slot: str, runs: Mapping[str, Run]) -> str | None:
         """Why a falsifier cannot expect that this check names `slot`, or None.
 
