@@ -84,3 +84,45 @@ def test_what_a_sabotaged_run_found_is_not_known_of_the_run(project: Project) ->
     assert {one["examples"] for one in clean} == {25}
     assert sabotaged
     assert not any("known" in one["counterexample"] for one in sabotaged)
+
+
+PATH_PROPERTIES: list[dict[str, Any]] = [
+    {"name": "decode_equals_prefill", "atol": 0.0},
+    {"name": "position_shift", "atol": 0.0},
+    {"name": "padding", "atol": 0.0},
+]
+
+
+@pytest.mark.parametrize("declared", PATH_PROPERTIES, ids=lambda one: str(one["name"]))
+def test_every_case_of_a_path_can_be_recalled(declared: dict[str, Any]) -> None:
+    """At a tolerance of 0 rounding alone falsifies; what was found is found again at once."""
+    import torch
+    from pydantic import TypeAdapter
+
+    from pytest_gates.model.config import Architecture, ModelProperty
+    from pytest_gates.model.forward import ForwardPath
+    from pytest_gates.model.properties.of_paths import OF_A_PATH
+    from pytest_gates.model.properties.search import search
+    from pytest_gates.model.transformer import initialised
+
+    cpu = torch.device("cpu")
+    shape = Architecture(hidden=32, layers=2, heads=4, kv_heads=2, intermediate=48, vocab=64)
+    path = ForwardPath(initialised(shape, cpu, 1).eval(), cpu, torch.float32)
+    wanted: Any = TypeAdapter(ModelProperty).validate_python(declared)
+    sought = OF_A_PATH[wanted.name](wanted, path)
+    first = search(wanted.name, sought).counterexample
+    assert first is not None
+    again = search(wanted.name, sought, [first, {"tokens": [99]}, {}])
+    assert (again.examples, again.counterexample) == (1, first | {"known": True})
+
+
+def test_a_counterexample_that_is_mended_is_tried_and_the_search_goes_on() -> None:
+    from pytest_gates.model.properties.search import search
+    from pytest_gates.model.seams import CLEAN
+    from pytest_gates.model.searches import BudgetRule
+    from pytest_gates.properties import OF_JUDGING
+
+    sought = OF_JUDGING["budget_rule"](BudgetRule(name="budget_rule", examples=30), CLEAN)
+    known = [{"case": [29, 1, 1, 0]}, {"case": [7, 9, 0, 0]}, {"case": "none"}]
+    outcome = search("budget_rule", sought, known)
+    assert (outcome.examples, outcome.counterexample) == (31, None)
