@@ -96,7 +96,12 @@ from pytest_gates.model.faults.program import (
     PlantedTelemetry,
     SlowProgram,
 )
-from pytest_gates.model.faults.ranks import LocalGradients, SameShard, SummedGradients
+from pytest_gates.model.faults.ranks import (
+    LocalGradients,
+    SameShard,
+    SlowCommunication,
+    SummedGradients,
+)
 from pytest_gates.model.faults.rules import SloppyDeviceGrammar, WrongEnvironment
 from pytest_gates.model.faults.speed import (
     FusedAttentionOff,
@@ -151,7 +156,7 @@ FAMILIES: dict[str, tuple[type[BaseFault], ...]] = {
         SwigluSlice, SwappedGateUp, UnmaskedAttention, KvHeadMissing, OutlierChannel,
         DetachedGate, FewerTokens,
     ),
-    "several processes": (SummedGradients, LocalGradients, SameShard),
+    "several processes": (SummedGradients, LocalGradients, SlowCommunication, SameShard),
     "rules and reports": (WrongEnvironment, SloppyDeviceGrammar),
     "the team's own program": (
         HiddenDevices, OtherEnvironment, SlowProgram, KilledProgram, PlantedTelemetry,
@@ -241,6 +246,7 @@ Fault = Annotated[
     | SloppyDeviceGrammar
     | SummedGradients
     | LocalGradients
+    | SlowCommunication
     | SameShard
     | HiddenDevices
     | OtherEnvironment
