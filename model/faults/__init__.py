@@ -102,7 +102,12 @@ from pytest_gates.model.faults.ranks import (
     SlowCommunication,
     SummedGradients,
 )
-from pytest_gates.model.faults.rules import SloppyDeviceGrammar, WrongEnvironment
+from pytest_gates.model.faults.rules import (
+    CarelessWriteBack,
+    LenientBudget,
+    SloppyDeviceGrammar,
+    WrongEnvironment,
+)
 from pytest_gates.model.faults.speed import (
     FusedAttentionOff,
     HiddenWork,
@@ -157,7 +162,9 @@ FAMILIES: dict[str, tuple[type[BaseFault], ...]] = {
         DetachedGate, FewerTokens,
     ),
     "several processes": (SummedGradients, LocalGradients, SlowCommunication, SameShard),
-    "rules and reports": (WrongEnvironment, SloppyDeviceGrammar),
+    "rules and reports": (
+        WrongEnvironment, SloppyDeviceGrammar, LenientBudget, CarelessWriteBack,
+    ),
     "the team's own program": (
         HiddenDevices, OtherEnvironment, SlowProgram, KilledProgram, PlantedTelemetry,
     ),
@@ -253,6 +260,8 @@ Fault = Annotated[
     | SlowProgram
     | KilledProgram
     | PlantedTelemetry
+    | LenientBudget
+    | CarelessWriteBack
     | EditedEvidence
     | StaleEvidence
     | ForeignConfiguration
