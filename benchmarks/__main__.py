@@ -5,7 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 
-ON_CPU = ("plugin_cost", "collect_contracts", "judge_recorded", "make_gates")
+ON_CPU = (
+    "plugin_cost",
+    "collect_contracts",
+    "judge_recorded",
+    "make_gates",
+    "audit_speed",
+    "write_back",
+    "report_200",
+    "cpu_step",
+)
 ON_GPU = ("witness_cost", "headline_gates")
 
 
