@@ -163,8 +163,8 @@ def main() -> None:
             project(root, options.records)
         for name, words in COMMANDS.items():
             raw[name] = [command(root, *words) for _ in range(REPETITIONS)]
-    raw["own_audit"] = [command(ROOT, "audit", "contracts") for _ in range(REPETITIONS)]
         found = sum(1 for _ in record_files(shards_of(root / "evidence" / "records")))
+    raw["own_audit"] = [command(ROOT, "audit", "contracts") for _ in range(REPETITIONS)]
     figures: dict[str, object] = {"records": found}
     for name, many in raw.items():
         figures[f"{name}_wall_s"] = spread([one.wall_s for one in many])
