@@ -103,6 +103,7 @@ EVENTS: dict[str, str] = {
     "checkpoint_saved": "an epoch's checkpoint is on disk in full",
     "checkpoint_loaded": "the state of another run was read",
     "stimulus_applied": "the declared stimulus took effect",
+    "compiled": "torch.compile made a graph during this step, whose times it contaminates",
     "run_finished": "the run came to its own end",
 }
 """Every event by name."""

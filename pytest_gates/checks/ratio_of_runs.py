@@ -22,7 +22,13 @@ from pytest_gates.checks.base import (
     Window,
 )
 from pytest_gates.checks.binomial import bare_minimum, quantile_test
-from pytest_gates.checks.budget import RESERVE, SLOWED, contamination, quantile
+from pytest_gates.checks.budget import (
+    RESERVE,
+    SLOWED,
+    compiled_within,
+    contamination,
+    quantile,
+)
 from pytest_gates.checks.declared import window_misfits
 from pytest_gates.checks.figures import headroom, short
 from pytest_gates.checks.window import ended, samples, samples_during
@@ -158,4 +164,5 @@ class RatioOfRuns(RunsCheck):
             for one in pair
             for sample in samples_during(one, self.steps)
         ]
-        return contamination(seen)
+        compiled = [text for one in pair for text in compiled_within(one, self.steps)]
+        return (*contamination(seen), *compiled)
