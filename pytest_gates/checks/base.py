@@ -323,6 +323,20 @@ class RunCheck(Check):
 class RunsCheck(Check):
     """A check over several executions."""
 
+    def refusals(
+        self,
+        run: Run | None,
+        gpus: Collection[str] = frozenset(),
+        runs: Mapping[str, Run] = NO_RUNS,
+    ) -> Iterator[Refusal]:
+        """See `Check.refusals`. A run that is not there was said to be missing already."""
+        named = [need.run for need in self.needs()]
+        yield from self.misfits({name: runs[name] for name in named if name in runs})
+
+    def misfits(self, runs: Mapping[str, Run]) -> Iterator[Refusal]:
+        """Why the check makes no sense for the runs it names."""
+        yield from ()
+
     @abstractmethod
     def evaluate(self, evidence: Mapping[str, tuple[Evidence, ...]]) -> Outcome:
         """Judge executions by the name of their run, in order of repetition. Pure."""
