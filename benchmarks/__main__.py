@@ -5,7 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
-ON_CPU = ("plugin_cost", "collect_contracts", "judge_recorded", "make_gates")
+ON_CPU = (
+    "plugin_cost",
+    "collect_contracts",
+    "judge_recorded",
+    "make_gates",
+    "command_cost",
+    "emit_cost",
+)
 ON_GPU = ("witness_cost", "headline_gates")
 
 

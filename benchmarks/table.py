@@ -32,6 +32,9 @@ ROWS: tuple[Row, ...] = (
      (("wall_s", "{} s wall"), ("tree_peak_mib", "{} MiB"))),
     ("four headline gates of the 370M to written verdicts", "45 s", "headline_gates",
      (("nothing_cached_wall_s", "{} s nothing cached"), ("caches_warm_wall_s", "{} s warm"))),
+    ("driver `command`, beside the program's own wall time", "300 ms", "command_cost",
+     (("first_added_ms", "{} ms first"), ("warm_added_ms", "{} ms warm"))),
+    ("an emitter, over a loop without it", "1.01", "emit_cost", (("ratio", "{}"),)),
     ("the witness, over a run without it", "1.01", "witness_cost", (("ratio", "{}"),)),
 )  # fmt: skip
 
