@@ -202,9 +202,9 @@ def test_a_block_of_another_kind_is_replaced_and_null_takes_one_away() -> None:
         if isinstance(run, PretrainRun)
     }
     assert found == {
-        "base": {"kind": "kill", "rank": 0, "step": 5},
-        "later": {"kind": "kill", "rank": 0, "step": 9},
-        "poisoned": {"kind": "nan", "rank": 0, "step": 7},
+        "base": {"kind": "kill", "step": 5},
+        "later": {"kind": "kill", "step": 9},
+        "poisoned": {"kind": "nan", "step": 7},
         "calm": None,
     }
 
