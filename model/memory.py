@@ -8,6 +8,8 @@ from pytest_gates.model.config import PretrainRun
 
 FP32, BF16 = 4, 2
 MOMENTS = 2
+LANES = 128
+"""A fused step pads the vocabulary to a multiple of this, or its products run at half speed."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,10 @@ class MemoryEstimate:
         return sum(vars(self).values())
 
 
-def memory_estimate(run: PretrainRun, *, bf16: bool) -> MemoryEstimate:
-    """Estimate from the declared run alone.
+def memory_estimate(run: PretrainRun, *, bf16: bool, fused: bool = False) -> MemoryEstimate:
+    """Estimate from the declared run, and from the step that it took.
+
+    A fused step holds its gradients in bf16, those of the padded vocabulary included.
 
     Kept for the backward pass of a token in a block, after arXiv:2205.05198, section 4.1, for this
     model: the two norms' inputs and outputs, q, k, v before and after rotation, what attention
@@ -49,9 +53,10 @@ def memory_estimate(run: PretrainRun, *, bf16: bool) -> MemoryEstimate:
     layer = residual + attention + repeated + forward
     # Logits, their fp32 softmax, and the gradients of both live at the same time.
     logits = tokens * shape.vocab * (2 * size + 3 * FP32)
+    padding = -shape.vocab % LANES * shape.hidden
     return MemoryEstimate(
         parameters=parameters,
-        gradients=parameters,
+        gradients=BF16 * (shape.parameters + padding) if fused else parameters,
         optimizer=MOMENTS * parameters,
         activations=tokens * shape.layers * layer,
         logits=logits,

@@ -210,7 +210,9 @@ class Decoder(nn.Module):
         begins = positions is None
         if positions is None:
             positions = torch.arange(x.shape[1], device=x.device)
-        tables = rotary_at(positions, self.architecture.head_dim, self.rope_theta)
+        cos, sin = rotary_at(positions, self.architecture.head_dim, self.rope_theta)
+        # Cast here once where every block would: in the type of the stream, if that is a low one.
+        tables = cos.to(x.dtype), sin.to(x.dtype)
         mask = None
         if valid is not None:
             order = torch.arange(x.shape[1], device=x.device)

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from pytest_gates.model.config import Architecture
+from pytest_gates.model.memory import LANES
 from pytest_gates.model.transformer import Transformer
-
-LANES = 128
-"""The vocabulary is padded to a multiple of this, or its matrix products run at half speed."""
 
 
 class FusedState:

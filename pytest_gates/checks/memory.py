@@ -42,7 +42,9 @@ class Memory(RunCheck):
         run = evidence.run
         assert isinstance(run, PretrainRun), "refused when the contract was loaded"
         cuda = (resolved_device(evidence) or run.device).startswith("cuda")
-        estimate = memory_estimate(run, bf16=run.dtype == "bf16" or (run.dtype == "auto" and cuda))
+        bf16 = run.dtype == "bf16" or (run.dtype == "auto" and cuda)
+        fused = evidence.main.facts.get("execution") == "fused"
+        estimate = memory_estimate(run, bf16=bf16, fused=fused)
         said = evidence.main.facts.get("residency_after")
         if not isinstance(said, dict):
             text = unfinished(evidence) or "the run does not say how large its state is"
