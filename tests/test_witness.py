@@ -311,3 +311,34 @@ def test_a_process_that_is_gone_does_not_exist_here() -> None:
         pass
     witness = observe(FakeNvml(Device(processes={process.pid: 1})), seconds=0.02)
     assert {sample.foreign_pids for sample in witness.samples} == {None}
+
+
+def test_what_descends_from_the_run_is_the_run() -> None:
+    script = "import subprocess; print(subprocess.Popen(['sleep', '60']).pid, flush=True); input()"
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as parent,
+        subprocess.Popen(["sleep", "60"]) as other,
+    ):
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        try:
+            processes: dict[int, int | None] = {parent.pid: 300, child: 5000, other.pid: 70}
+            device = Device(processes=processes, utilisation={parent.pid: 1, child: 60})
+            nvml = FakeNvml(device)
+            first = observe(nvml, pid=parent.pid).samples[0]
+            assert (first.pid, first.used_mib, first.foreign_pids) == (parent.pid, 5300.0, 1)
+            assert first.sm_util_pct == 61.0
+            # A child alone on the device is the run's all the same.
+            del processes[parent.pid]
+            assert observe(nvml, pid=parent.pid).samples[0].used_mib == 5000.0
+            # Whoever adopts the run's orphans makes them the run's.
+            adopted = Observer(nvml, device, parent.pid, time.monotonic_ns(), os.getpid())
+            adopted.start()
+            time.sleep(0.05)
+            assert adopted.stop().samples[0].foreign_pids == 0
+        finally:
+            os.kill(child, 9)
+            other.kill()
+            parent.kill()

@@ -26,6 +26,10 @@ def prune(cache: Path, limit_bytes: float) -> None:
         *(one for one in _older(evidence) if one.name.startswith(".")),
     ):
         shutil.rmtree(old, ignore_errors=True)
+    for log in (cache / "logs").glob("*.txt"):
+        with suppress(OSError):
+            if time.time() - log.stat().st_mtime > DAY_S:
+                log.unlink()
     in_use = set(_in_use(sessions))
     found = [(*_age_and_size(one), one) for one in _folders(evidence) if one.name[0] != "."]
     total = sum(size for _, size, _ in found)
