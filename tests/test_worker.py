@@ -15,9 +15,9 @@ import pytest
 from fake_nvml import Device, FakeNvml
 
 from pytest_gates.errors import RunError
-from pytest_gates.model.config import ForwardRun, ProbeRun
+from pytest_gates.model.config import CommandRun, ForwardRun, ProbeRun
 from pytest_gates.run.gpus import Gpus, find_gpus
-from pytest_gates.run.worker import Worker
+from pytest_gates.run.worker import Order, Worker
 
 NO_GPU = Gpus(None, unavailable="NVML is not there: none in this test")
 TESTS = Path(__file__).parent
@@ -240,6 +240,44 @@ def test_the_witness_is_shown_the_allocations(tmp_path: Path) -> None:
     assert max(lines.fact("waits")) < 1.0
     assert finished.host.gpu is not None
     assert (finished.host.gpu.name, finished.host.driver) == ("NVIDIA H200", "580.159.03")
+
+
+PROGRAM = """
+import json, os, subprocess, sys
+child = subprocess.Popen(["sleep", "600"])
+print(json.dumps({"gpu": os.environ["CUDA_VISIBLE_DEVICES"], "child": child.pid}), flush=True)
+while not os.path.exists("seen"):
+    pass
+child.kill()
+child.wait()
+"""
+
+
+def test_a_program_is_pinned_like_any_run_and_its_tree_is_its_one_rank(tmp_path: Path) -> None:
+    nvml = FakeNvml(Device(uuid="GPU-1"), Device(uuid="GPU-2"))
+    lines = Lines()
+
+    def child_computes(line: Mapping[str, Any]) -> None:
+        lines(line)
+        nvml.devices[1].processes = {line["child"]: 900}
+        sampled = nvml.stamp
+        while nvml.stamp < sampled + 2:  # one sample at least began after it
+            time.sleep(0.01)
+        (tmp_path / "seen").touch()
+
+    run = CommandRun.model_validate({
+        "driver": "command", "argv": [sys.executable, "-c", PROGRAM], "device": "cuda",
+        "telemetry": [{"stdout": True, "format": "jsonl"}],
+    })  # fmt: skip
+    with a_worker(tmp_path, find_gpus(nvml)) as worker:
+        second = worker.gpus.all[1]
+        order = Order(run, gpus=(second,))
+        [finished] = worker.execute_in_turns([order], timeout_s=60, on_line=child_computes)
+    assert (finished.status, finished.reason) == ("COMPLETED", None)
+    assert (lines[0]["gpu"], finished.host.gpu) == ("GPU-2", second)
+    assert finished.ranks == ()
+    own = [sample for sample in finished.witness.samples if sample.pid == finished.pid]
+    assert {(sample.used_mib, sample.foreign_pids) for sample in own} == {(900.0, 0)}
 
 
 def test_a_run_on_the_cpu_is_told_no_allocations(worker: Worker) -> None:
