@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
-ON_CPU = ("plugin_cost", "collect_contracts", "judge_recorded", "make_gates")
+ON_CPU = (
+    "plugin_cost", "collect_contracts", "judge_recorded", "make_gates", "ddp_scaling",
+    "trace_overhead",
+)  # fmt: skip
 ON_GPU = ("witness_cost", "headline_gates", "decode_speed", "trace_7b")
 
 

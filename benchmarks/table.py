@@ -33,6 +33,8 @@ ROWS: tuple[Row, ...] = (
     ("four headline gates of the 370M to written verdicts", "45 s", "headline_gates",
      (("nothing_cached_wall_s", "{} s nothing cached"), ("caches_warm_wall_s", "{} s warm"))),
     ("the witness, over a run without it", "1.01", "witness_cost", (("ratio", "{}"),)),
+    ("DDP, two Gloo processes over one, ~10M parameters, tokens a second", "1.6", "ddp_scaling",
+     (("ratio", "{} times"), ("comm_share_pct", "{} % of a step gradients on their way"))),
     ("370M, batch 1: decoding 128 tokens, prompt and sampling included", "800 tokens/s",
      "decode_speed",
      (("decode_compiled_tokens_per_sec", "{} tokens/s compiled"),
@@ -44,11 +46,14 @@ ROWS: tuple[Row, ...] = (
       ("prefill_speedup_over_plain", "{} times transformers, plain"))),
     ("a 7B built from its seed and traced, bf16", "10 s, 20 GiB", "trace_7b",
      (("wall_s", "{} s wall"), ("peak_mib", "{} MiB"))),
-    ("a traced pass over an untraced one, 1M, CPU", "2", "trace_overhead_cpu",
+    ("a traced pass over an untraced one, 1M, CPU", "2", "trace_overhead",
      (("ratio_1m", "{}"), ("ratio_10m", "{} at 10M"))),
     ("a traced pass over an untraced one, 370M, GPU", "2", "trace_overhead_cuda",
      (("ratio_370m", "{}"),)),
 )  # fmt: skip
+
+COMMANDS = {"trace_overhead_cuda": "python -m benchmarks.trace_overhead --device cuda"}
+"""Where the name of the results is not that of the benchmark."""
 
 
 def main() -> None:
@@ -67,7 +72,8 @@ def _row(row: Row) -> str:
     told = [text.format(_figure(found[key])) for key, text in figures if key in found]
     machine = _machine(data["machine"]) if told else "-"
     measured = "; ".join(told) or NOT_RUN
-    cells = (what, goal, measured, machine, f"`python -m benchmarks {name}`")
+    command = COMMANDS.get(name, f"python -m benchmarks {name}")
+    cells = (what, goal, measured, machine, f"`{command}`")
     return f"| {' | '.join(cells)} |\n"
 
 

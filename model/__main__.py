@@ -17,6 +17,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import ValidationError
@@ -33,8 +34,11 @@ from pytest_gates.model.writer import TelemetryWriter, process_start_ns
 _LINGER_S = 30.0
 """How long a rank that has lost another waits for the launcher, which ends it and says why."""
 
+if TYPE_CHECKING:
+    from pytest_gates.model.probe import FurtherRules
 
-def run_request(request_path: Path, out: Path) -> int:
+
+def run_request(request_path: Path, out: Path, further: FurtherRules | None = None) -> int:
     """Carry out a request in this process and return its exit code, `STATUSES[status]`.
 
     An end that is not COMPLETED puts one JSON object, `{"status": ..., "reason": ...}`, on the last
@@ -43,6 +47,7 @@ def run_request(request_path: Path, out: Path) -> int:
     Args:
         request_path: a `config.Request` as JSON.
         out: the run's folder, made here once the device is resolved; it must not exist.
+        further: properties of rules outside of `model` that a probe may search, if there are any.
     """
     started_ns = process_start_ns()
     hide: dict[str, str] = _private_words()
@@ -53,7 +58,7 @@ def run_request(request_path: Path, out: Path) -> int:
         if isinstance(run, PretrainRun) and run.launch is not None and place is None:
             _prepare(request)
             return launch(run, run_request, request_path, out, started_ns)
-        _carry_out(request, out, started_ns, place)
+        _carry_out(request, out, started_ns, place, further)
     except Exception as error:  # noqa: BLE001 - the rim: every end of a run becomes a status
         status, reason = _status_of(error)
         if is_lost_peer(error):
@@ -75,7 +80,13 @@ def _prepare(request: Request) -> None:
     prepare_environment(run.host, deterministic=deterministic, visible=request.visible)
 
 
-def _carry_out(request: Request, out: Path, started_ns: int, place: Place | None) -> None:
+def _carry_out(
+    request: Request,
+    out: Path,
+    started_ns: int,
+    place: Place | None,
+    further: FurtherRules | None,
+) -> None:
     place = place if isinstance(request.run, PretrainRun) and request.run.launch else None
     if place is not None:
         request, started_ns = _of_rank(request, place), place.started_ns or started_ns
@@ -95,7 +106,11 @@ def _carry_out(request: Request, out: Path, started_ns: int, place: Place | None
         if device is not None:
             _say_device(request, device, writer)
             device = seams.compute_device(device)
-        _drive(request, device, writer, seams, place)
+        if isinstance(run, ProbeRun):
+            _probe(request, writer, seams, further)
+        else:
+            assert device is not None
+            _drive(request, device, writer, seams, place)
         writer.event("run_finished")
 
 
@@ -111,19 +126,23 @@ def _of_rank(request: Request, place: Place) -> Request:
     return request.model_copy(update={"run": own})
 
 
+def _probe(
+    request: Request, writer: TelemetryWriter, seams: Seams, further: FurtherRules | None
+) -> None:
+    from pytest_gates.model import probe  # noqa: PLC0415
+
+    probe.run(request, writer, seams, further or probe.no_further)
+
+
 def _drive(
     request: Request,
-    device: torch.device | None,
+    device: torch.device,
     writer: TelemetryWriter,
     seams: Seams,
     place: Place | None,
 ) -> None:
     """Hand over to the driver, importing that one alone."""
-    if device is None:
-        from pytest_gates.model import probe  # noqa: PLC0415
-
-        probe.run(request, writer, seams)
-    elif isinstance(request.run, PretrainRun):
+    if isinstance(request.run, PretrainRun):
         _train(request, device, writer, seams, place)
     else:
         from pytest_gates.model import forward  # noqa: PLC0415

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -24,6 +25,11 @@ from pytest_gates.model.device import DeviceRequest, parse_device
 from pytest_gates.model.loss import next_token_loss
 from pytest_gates.model.resolve import environment, resolve
 from pytest_gates.model.schedule import learning_rate
+
+Decide = Callable[[int, int, Fraction, Fraction], str]
+"""A budget's rule: (samples, bad ones, their rate at the limit, alpha) -> verdict."""
+Render = Callable[[str, str, str], str]
+"""Write-back: (a contract's text, id of a gate, its verdict) -> the new text."""
 
 
 def _nothing(_: object) -> None:
@@ -54,6 +60,10 @@ class Seams:
     """A training run's settings, as the trainer takes them up."""
     validation: Callable[[Corpus], tuple[Stream, ...]] = lambda corpus: corpus.validation
     """The split that validation reads."""
+    budget_rule: Callable[[Decide], Decide] = lambda decide: decide
+    """What decides a budget, given the program's own rule, as a probe searches it."""
+    write_back: Callable[[Render], Render] = lambda render: render
+    """What edits a contract, given the program's own write-back, as a probe searches it."""
     edit_model: Callable[[nn.Module], None] = _nothing
     """Called once with the model as built, before anything is said of it."""
     fed: Callable[[tuple[int, ...]], tuple[int, ...]] = lambda tokens: tokens

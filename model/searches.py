@@ -115,6 +115,24 @@ class DeviceGrammarProperty(Settings):
     """Strings that are tried in each direction."""
 
 
+class BudgetRule(Settings):
+    """Property: a budget decides as the tails of the binomial distribution say, summed plainly."""
+
+    name: Literal["budget_rule"]
+    examples: Count = 200
+    """Counts, sizes, quantiles and confidences that are tried."""
+    samples: Annotated[StrictInt, Field(ge=1, le=2000)] = 120
+    """Most samples of a window."""
+
+
+class WriteBack(Settings):
+    """Property: write-back changes a verdict, its basis and the version, and no other byte."""
+
+    name: Literal["write_back"]
+    examples: Count = 60
+    """Contracts that are generated."""
+
+
 ModelProperty = Annotated[
     Causality
     | ReferenceProperty
@@ -127,5 +145,7 @@ ModelProperty = Annotated[
     Field(discriminator="name"),
 ]
 """Any property of a model."""
-RuleProperty = Annotated[DeviceGrammarProperty | ScheduleForm, Field(discriminator="name")]
+RuleProperty = Annotated[
+    DeviceGrammarProperty | ScheduleForm | BudgetRule | WriteBack, Field(discriminator="name")
+]
 """Any property of the program's own rules that a probe searches."""

@@ -82,6 +82,15 @@ class Telemetry:
             if isinstance(step, float | int) and math.isfinite(step)
         )
 
+    @functools.cached_property
+    def first_of_unbroken(self) -> int | None:
+        """The first step, if every row has the step after the one before; else None."""
+        said = self.steps.columns.get("step")
+        if not said or not isinstance(said[0], float | int) or not math.isfinite(said[0]):
+            return None
+        first = int(said[0])
+        return first if said == tuple(range(first, first + len(said))) else None
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -261,7 +270,6 @@ def rank_status(said: Telemetry) -> str:
     return "KILLED"
 
 
-@functools.lru_cache(maxsize=4096)
 def run_hash(run: Run) -> str:
     """SHA-256 of what a contract declares of a run.
 
@@ -269,6 +277,21 @@ def run_hash(run: Run) -> str:
     changing a default is a new `SCHEMA`. A preset and the same architecture spelled out are two
     declarations and hash differently.
     """
+    known = _hashes.get(id(run))
+    if known is None or known[0] is not run:
+        if len(_hashes) >= HASHES_KEPT:
+            _hashes.clear()
+        known = _hashes[id(run)] = (run, _run_hash(run))
+    return known[1]
+
+
+HASHES_KEPT = 4096
+_hashes: dict[int, tuple[Run, str]] = {}
+"""Hashes by identity: to find a run by its value means to compare all of it, every time."""
+
+
+@functools.lru_cache(maxsize=HASHES_KEPT)
+def _run_hash(run: Run) -> str:
     return digest({"schema": SCHEMA, "run": run.model_dump(mode="json", exclude_defaults=True)})
 
 

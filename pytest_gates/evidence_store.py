@@ -8,7 +8,7 @@ appears whole or not at all: files, manifest, fsync, rename, fsync of the parent
 from __future__ import annotations
 
 import hashlib
-import json
+import marshal
 import os
 import re
 import socket
@@ -17,7 +17,14 @@ from getpass import getuser
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, StrictStr, ValidationError
+from pydantic import (
+    Field,
+    StrictBool,
+    StrictStr,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from pytest_gates.canonical import canonical, parse_canonical
 from pytest_gates.disk import (
@@ -84,12 +91,17 @@ class RankEntry(Settings):
     gpu: Gpu | None
 
 
+def _once(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """A run that was read already is not validated again; see `_with_known_run`."""
+    return value if isinstance(value, Settings) else validate(value)
+
+
 class Manifest(Settings):
     """`manifest.json`: what was executed, where, how it ended, and the hash of each file."""
 
     format: Literal["pytest-gates/evidence/1"]
     key: Key
-    run: Run
+    run: Annotated[Run, WrapValidator(_once)]
     """In full, with the defaults it ran with."""
     host: HostInfo
     status: StrictStr
@@ -158,7 +170,7 @@ def seal(
         entries = {name: _copy(source, staging / name) for name, source in files.items()}
         data = canonical({**manifest, "files": entries})
         write_durably(staging / MANIFEST, data)
-        return _publish(staging, parent / _name(hashed, data))
+        return _publish(staging, parent / _name(hashed, hashlib.sha256(data).hexdigest()))
 
 
 def promote(folder: Path, evidence_root: Path) -> Path:
@@ -168,7 +180,7 @@ def promote(folder: Path, evidence_root: Path) -> Path:
         EvidenceError: a file is not what the manifest says, or cannot be written.
     """
     data = read_regular(folder / MANIFEST, str(folder / MANIFEST), MANIFEST_LIMIT_BYTES)
-    manifest = _manifest(data, folder, str(folder))
+    manifest, _ = _manifest(data, folder.name, str(folder))
     parent = evidence_root / RUNS
     if (parent / folder.name / MANIFEST).is_file():
         return parent / folder.name
@@ -192,18 +204,18 @@ def read_evidence(root: Path, location: str) -> Evidence:
             changed or malformed; the message begins with the file.
     """
     folder = resolve_inside(root, location)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # noqa: PTH112 - see resolve_inside
         raise MissingEvidenceError(f"{location}: no evidence folder")
     place = f"{location}/{MANIFEST}"
-    data = read_regular(folder / MANIFEST, place, MANIFEST_LIMIT_BYTES)
-    manifest = _manifest(data, folder, location)
+    data = read_regular(f"{folder}/{MANIFEST}", place, MANIFEST_LIMIT_BYTES)
+    manifest, id_ = _manifest(data, location.rpartition("/")[2], location)
     contents = {
-        name: _verified(folder / name, f"{location}/{name}", entry)
+        name: _verified(f"{folder}/{name}", f"{location}/{name}", entry)
         for name, entry in manifest.files.items()
     }
     telemetry, notes = _telemetry(contents, location, cut_off=manifest.status != "COMPLETED")
     return Evidence(
-        id=hashlib.sha256(data).hexdigest(),
+        id=id_,
         run=manifest.run,
         run_hash=manifest.key.run_hash,
         fault=manifest.key.fault,
@@ -216,9 +228,9 @@ def read_evidence(root: Path, location: str) -> Evidence:
         started=manifest.started,
         declared=manifest.declared,
         telemetry=telemetry,
-        witness=_witness(folder, location, manifest),
+        witness=_witness(Path(folder), location, manifest),
         ranks=tuple(
-            Rank(one.pid, one.gpu, _witness(folder, location, manifest, rank_witness(number)))
+            Rank(one.pid, one.gpu, _witness(Path(folder), location, manifest, rank_witness(number)))
             for number, one in enumerate(manifest.ranks)
         ),
         artifacts=_artifacts(contents, location),
@@ -249,9 +261,10 @@ def _user() -> str:
         return ""
 
 
-def _manifest(data: bytes, folder: Path, location: str) -> Manifest:
+def _manifest(data: bytes, folder: str, location: str) -> tuple[Manifest, str]:
+    """A manifest and its id, proven against the folder's name and the run that it tells of."""
     place = f"{location}/{MANIFEST}"
-    found, said = hashlib.sha256(data).hexdigest(), folder.name.rpartition("-")[2]
+    found, said = hashlib.sha256(data).hexdigest(), folder.rpartition("-")[2]
     if found[:10] != said:
         raise ChangedEvidenceError(
             f"{place}: SHA-256 is {found[:10]}… but the folder's name says {said[:10]}…: "
@@ -270,20 +283,20 @@ def _manifest(data: bytes, folder: Path, location: str) -> Manifest:
         raise EvidenceError(f"{place}: unknown status {manifest.status}")
     if bad := [name for name in manifest.files if not _FILE_NAME.fullmatch(name)]:
         raise EvidenceError(f"{place}: {bad[0]!r} is no plain file name")
-    if folder.name != _name(manifest.key.run_hash, data):
-        raise EvidenceError(f"{place}: the folder should be {_name(manifest.key.run_hash, data)}")
-    return manifest
+    if folder != (name := _name(manifest.key.run_hash, found)):
+        raise EvidenceError(f"{place}: the folder should be {name}")
+    return manifest, found
 
 
 _RUNS_KEPT = 1024
-_runs: dict[str, Run] = {}
-"""Runs that were read already, by their JSON: thousands of manifests share a few."""
+_runs: dict[bytes, Run] = {}
+"""Runs that were read already, by their values: thousands of manifests share a few."""
 
 
 def _with_known_run(value: Any) -> Any:
     if not isinstance(value, dict) or not isinstance(value.get("run"), dict):
         return value  # refused by the model
-    said = json.dumps(value["run"], sort_keys=True)
+    said = marshal.dumps(value["run"], 2)  # equal bytes, equal values; JSON would take ten times
     if said not in _runs:
         if len(_runs) >= _RUNS_KEPT:
             _runs.clear()
@@ -294,8 +307,8 @@ def _with_known_run(value: Any) -> Any:
     return value | {"run": _runs[said]}
 
 
-def _name(hashed_run: str, manifest: bytes) -> str:
-    return f"{hashed_run[:10]}-{hashlib.sha256(manifest).hexdigest()[:10]}"
+def _name(hashed_run: str, id_: str) -> str:
+    return f"{hashed_run[:10]}-{id_[:10]}"
 
 
 def _telemetry(
@@ -332,7 +345,7 @@ def _witness(folder: Path, location: str, manifest: Manifest, name: str = WITNES
         raise EvidenceError(str(error).replace(str(folder), location)) from None
 
 
-def _verified(path: Path, place: str, entry: FileEntry) -> bytes:
+def _verified(path: Path | str, place: str, entry: FileEntry) -> bytes:
     data = read_regular(path, place)
     if len(data) != entry.bytes:
         raise ChangedEvidenceError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -170,7 +171,7 @@ class Ledger:
         """
         self._tolerant = tolerant
         self._folder = evidence / RECORDS
-        self._place = f"{evidence.name}/{RECORDS}"
+        self._name = evidence.name
         self._by_sha: dict[str, Record] | None = None
         self._by_subject: dict[tuple[str, str], dict[str, Record]] = defaultdict(dict)
         self._histories: dict[tuple[str, str], Ancestry[Record]] = {}
@@ -213,7 +214,7 @@ class Ledger:
         """The record of a hash; LedgerError if there is none."""
         record = self.records().get(sha)
         if record is None:
-            raise LedgerError(f"{self._place}/{sha[:2]}/{sha}.json: no such record")
+            raise LedgerError(f"{self._name}/{RECORDS}/{sha[:2]}/{sha}.json: no such record")
         return record
 
     def heads(self, contract: str, subject: str) -> tuple[str, ...]:
@@ -269,8 +270,8 @@ class Ledger:
         if self._by_sha is None:
             self._by_sha = {}
             broken: list[Broken] = []
-            for path in record_files(self._folder):
-                found = read_record(path, f"{self._place}/{path.parent.name}/{path.name}")
+            for path in record_files(shards_of(self._folder)):
+                found = read_record(path, self._name)
                 if isinstance(found, Broken):
                     broken.append(found)
                 else:
@@ -279,27 +280,37 @@ class Ledger:
         return self._by_sha
 
 
-def record_files(folder: Path) -> Iterator[Path]:
-    """All files beneath the shards, sorted; what begins with a dot is nobody's record."""
+def shards_of(folder: Path) -> list[str]:
+    """The ledger's folders, sorted."""
     if not folder.is_dir():
-        return
-    for shard in sorted(folder.iterdir()):
-        if _SHARD.fullmatch(shard.name):
-            yield from sorted(path for path in shard.iterdir() if not path.name.startswith("."))
+        return []
+    found = os.scandir(folder)
+    return sorted(one.path for one in found if _SHARD.fullmatch(one.name) and one.is_dir())
 
 
-def read_record(path: Path, place: str) -> Record | Broken:
-    """One record, its bytes proven against its name; or what is wrong with the file."""
+def record_files(shards: Iterable[str]) -> Iterator[str]:
+    """All files of these folders, sorted; what begins with a dot is nobody's record."""
+    for shard in shards:
+        yield from sorted(e.path for e in os.scandir(shard) if not e.name.startswith("."))
+
+
+def read_record(path: str, evidence: str) -> Record | Broken:
+    """One record, its bytes proven against its name; or what is wrong with the file.
+
+    `evidence` is the name of the evidence folder, for messages.
+    """
+    _, shard, name = path.rsplit("/", 2)
+    place = f"{evidence}/{RECORDS}/{shard}/{name}"
     try:
         data = read_regular(path, place, RECORD_LIMIT_BYTES)
     except EvidenceError as error:
         return Broken(place, "malformed", str(error).removeprefix(f"{place}: "))
     found = hashlib.sha256(data).hexdigest()
-    if path.name != f"{found}.json":
-        text = f"SHA-256 is {found[:10]}… but its name says {path.stem[:10]}…"
-        damage: Damage = "edited" if _NAME.fullmatch(path.name) else "misnamed"
+    if name != f"{found}.json":
+        text = f"SHA-256 is {found[:10]}… but its name says {name.removesuffix('.json')[:10]}…"
+        damage: Damage = "edited" if _NAME.fullmatch(name) else "misnamed"
         return Broken(place, damage, f"{text}: the record was changed after it was made", found)
-    if path.parent.name != found[:2]:
+    if shard != found[:2]:
         return Broken(place, "misnamed", f"belongs into the folder {found[:2]}", found)
     try:
         return _parse(data, found, place)

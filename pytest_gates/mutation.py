@@ -50,6 +50,8 @@ class Mutant:
     fault: Fault | None
     """None where it does not apply."""
     why_not: str = ""
+    declared: bool = False
+    """Whether a falsifier says that this gate catches this fault."""
 
     @cached_property
     def key(self) -> str:
@@ -98,7 +100,7 @@ def _mutant(contract: Contract, gate: Gate, form: type[BaseFault]) -> Mutant:
         declared = falsifier.fault
         if falsifier.binds_to == gate.id and declared is not None and declared.fault == name:
             assert falsifier.gate is not None
-            return Mutant(contract, falsifier.gate, name, declared)
+            return Mutant(contract, falsifier.gate, name, declared, declared=True)
     reasons = []
     for run in gate.runs.values():
         if (reason := out_of_reach(form, run)) is not None:
@@ -161,6 +163,23 @@ def trials(
         yield known
 
 
+def until_caught(
+    mutants: Sequence[Mutant], tried: Callable[[Sequence[Mutant]], Iterator[Trial]]
+) -> Iterator[Trial]:
+    """Try each fault at one gate after the other, and no further once it is caught.
+
+    Gates with a falsifier of the fault come first. Enough for the score: it asks for one gate.
+    """
+    by_fault: dict[str, list[Mutant]] = {}
+    for mutant in mutants:
+        by_fault.setdefault(mutant.name, []).append(mutant)
+    for many in by_fault.values():
+        for trial in tried(sorted(many, key=lambda one: not one.declared)):
+            yield trial
+            if trial.fate is Fate.CAUGHT:
+                break
+
+
 def attempt(mutant: Mutant, session: GatesSession) -> Trial:
     """Inject a mutant's fault and judge its gate, beside the clean control."""
     fault, gate = mutant.fault, mutant.gate
@@ -213,8 +232,11 @@ class Score:
         return tuple(name for name, fate in self.by_fault.items() if fate is Fate.SURVIVED)
 
 
-def scored(tried: Sequence[Trial]) -> Score:
-    """The score of the trials: the best fate of each fault, and the gates that saw nothing."""
+def scored(tried: Sequence[Trial], *, blindness: bool = True) -> Score:
+    """The score of the trials: the best fate of each fault, and the gates that saw nothing.
+
+    Which gates are blind is known only where every fault was tried at them.
+    """
     order = list(Fate)
     by_fault: dict[str, Fate] = {}
     injected: dict[str, list[Fate]] = {}
@@ -225,4 +247,4 @@ def scored(tried: Sequence[Trial]) -> Score:
         if counted and not isinstance(trial.mutant.fault, Planted):
             injected.setdefault(trial.mutant.gate.id, []).append(trial.fate)
     blind = tuple(gate for gate, fates in injected.items() if Fate.CAUGHT not in fates)
-    return Score(by_fault, blind)
+    return Score(by_fault, blind if blindness else ())

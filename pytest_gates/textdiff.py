@@ -28,8 +28,12 @@ class _Stretches(difflib.SequenceMatcher[str]):
         found: list[Opcode] = []
         i = j = 0
         for next_i, next_j in (*_anchors(a, b), (len(a), len(b))):
-            part = difflib.SequenceMatcher(None, a[i:next_i], b[j:next_j], autojunk=False)
-            for tag, i1, i2, j1, j2 in part.get_opcodes():
+            left, right = a[i:next_i], b[j:next_j]
+            if left == right:  # as most stretches are
+                codes: Sequence[Opcode] = [("equal", 0, len(left), 0, len(right))] if left else []
+            else:
+                codes = difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes()
+            for tag, i1, i2, j1, j2 in codes:
                 _add(found, (tag, i + i1, i + i2, j + j1, j + j2))
             i, j = next_i, next_j
         return found

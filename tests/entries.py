@@ -109,3 +109,44 @@ ACTS: dict[str, Callable[[dict[str, Any], Path, str], int]] = {
     each.__name__: each
     for each in (complete, torn, refuse, leave, fail, kill, hang, orphan, hold, describe)
 }
+
+
+def ranks(request_path: Path, out: Path) -> int:
+    """A launcher of two ranks, which each go through the allocations that they were told.
+
+    A third process claims to be rank 1 as well, and is no child of the launcher's.
+    """
+    request = json.loads(request_path.read_text())
+    out.mkdir()
+    children = []
+    for rank in range(2):
+        child = os.fork()
+        if child == 0:
+            _rank(request, out, rank)
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+    return 0
+
+
+def _rank(request: dict[str, Any], out: Path, rank: int) -> None:
+    control = Path(request["control"])
+    with (out / f"telemetry-{rank}.jsonl").open("a", buffering=1) as file:
+
+        def say(**line: Any) -> None:
+            file.write(json.dumps(line) + "\n")
+
+        if rank == 1:
+            say(kind="event", event="run_started", step=None, pid=1)  # not one of ours
+        say(kind="event", event="run_started", step=None, pid=os.getpid())
+        for index, mib in enumerate(request["allocations_mib"]):
+            (control / f"held-{rank}").write_text(str(mib))
+            say(kind="event", event="memory_held", step=None, index=index, mib=mib)
+            seen = control / (f"seen-{index}" if rank == 0 else f"seen-{index}-of-rank-{rank}")
+            until = time.monotonic() + 2.0
+            while not seen.exists() and time.monotonic() < until:
+                time.sleep(0.005)
+            (control / f"held-{rank}").write_text("0")
+        time.sleep(0.2)
+        say(kind="event", event="run_finished", step=None)

@@ -152,7 +152,8 @@ def test_every_check_has_a_kind_of_its_own_and_a_schema() -> None:
     kinds = [check.model_json_schema()["properties"]["kind"]["const"] for check in CHECKS]
     assert sorted(kinds) == sorted(
         ["budget", "descent", "bounded", "finite", "required_fields", "not_constant", "residency",
-         "exit_status", "event", "fact", "equal_runs", "property", "anatomy", "artifacts",
+         "exit_status", "event", "fact", "equal_runs", "equal_ranks",
+             "property", "anatomy", "artifacts",
          "layer_statistics", "memory", "monotone", "ratio_of_runs", "schedule",
          "same_input", "trace_parity", "trace_spike"]
     )  # fmt: skip

@@ -197,7 +197,7 @@ def test_a_block_of_another_kind_is_replaced_and_null_takes_one_away() -> None:
         "  calm: {from: base, stimulus: null}\n"
     )
     found = {
-        name: run.stimulus.model_dump() if run.stimulus else None
+        name: run.stimulus.model_dump(exclude_defaults=True) if run.stimulus else None
         for name, run in loaded("", runs).runs.items()
         if isinstance(run, PretrainRun)
     }

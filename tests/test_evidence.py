@@ -91,7 +91,7 @@ def test_a_difference_is_spelled_out(root: Path, runs: Path) -> None:
     assert difference(small_run(stimulus=Kill(kind="kill", step=5), seed=3), evidence) == (
         "evidence has seed 0, the gate declares 3; "
         "evidence has seq_len 512, the gate declares 64; "
-        "evidence has batch_size 16, the gate declares 2; and 2 more"
+        "evidence has batch_size 16, the gate declares 2; and 3 more"
     )
     forward = ForwardRun(driver="forward", device="cpu", model="llama-1m")
     assert difference(forward, evidence) == (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from pytest_gates.contract.load import load_contract
 from pytest_gates.contract.models import Contract, check_kind
 from pytest_gates.contract.runs import Caps
 from pytest_gates.model.faults import FAULTS, Planted
-from pytest_gates.mutation import Fate, Trial, plan, scored
+from pytest_gates.mutation import Fate, Mutant, Trial, plan, scored, until_caught
 from pytest_gates.report.catalogue import catalogue
 
 ROOT = Path(__file__).parent.parent
@@ -38,13 +40,13 @@ def test_every_fault_has_an_effect_or_an_attack() -> None:
 
 
 def test_every_fault_applies_to_a_run_of_the_contracts() -> None:
+    contracts = [contract(name) for name in EVERY]
     # Programs of a team's own are in the examples.
-    examples = [
+    contracts += [
         load_contract(path, path.name, Caps())
         for path in sorted((ROOT / "examples").glob("*/contracts/*.yaml"))
     ]
-    mutants = plan([*map(contract, EVERY), *examples])
-    applied = {mutant.name for mutant in mutants if mutant.fault is not None}
+    applied = {mutant.name for mutant in plan(contracts) if mutant.fault is not None}
     assert applied == {form.model_fields["fault"].annotation.__args__[0] for form in FAULTS}
 
 
@@ -68,12 +70,20 @@ def test_verdicts_turn_at_their_limits_in_every_contract() -> None:
         for gate in contract(name).gates:
             assert flaw(gate) is None
             found += list(proofs(gate))
-    assert {Verdict.PASS, Verdict.FAIL} == {proof.found for proof in found}
-    assert {"budget", "bounded", "descent", "fact", "exit_status"} <= {one.check for one in found}
+    assert {Verdict.PASS, Verdict.FAIL} <= {proof.found for proof in found}
+    numeric = {"budget", "bounded", "descent", "fact", "exit_status", "equal_runs", "memory"}
+    numeric |= {"ratio_of_runs", "monotone", "event", "anatomy", "layer_statistics", "schedule"}
+    assert numeric <= {one.check for one in found}
 
 
 def test_a_check_that_turns_an_ulp_too_late_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Bounded, "_within", lambda self, value: value <= (self.below or value))
+    monkeypatch.setattr(
+        Bounded,
+        "_out",
+        lambda self, at, values: [
+            pair for pair in zip(at, values, strict=True) if not pair[1] <= (self.below or pair[1])
+        ],
+    )
     gate = next(one for one in contract("training-smoke").gates if one.id == "GATE-SMOKE-010")
     assert str(flaw(gate)) == "bounded below 4.2: 4.2 gives pass, not fail"
 
@@ -87,6 +97,23 @@ def test_a_fault_counts_as_caught_once_and_a_gate_that_sees_nothing_is_blind() -
     better = [Trial(frozen[0], Fate.CAUGHT, ""), *(Trial(o, Fate.SURVIVED, "") for o in frozen[1:])]
     assert scored(better).survivors == ()
     assert (scored(better).caught, scored(better).tried) == (1, 1)
+
+
+def test_for_the_score_a_fault_is_tried_until_it_is_caught_where_declared_first() -> None:
+    mutants = [one for one in plan([contract("training-loop")]) if one.name == "divergence_off"]
+    seen: list[str] = []
+
+    def tried(many: Sequence[Mutant], fate: Fate) -> Iterator[Trial]:
+        for one in many:
+            seen.append(one.gate.id)
+            yield Trial(one, Fate.MISFIT if one.fault is None else fate, "")
+
+    assert len(list(until_caught(mutants, lambda many: tried(many, Fate.CAUGHT)))) == 1
+    assert seen == ["GATE-LOOP-005"]
+    survived = list(until_caught(mutants, lambda many: tried(many, Fate.SURVIVED)))
+    assert len(survived) == len(mutants)
+    assert scored(survived, blindness=False).blind == ()
+    assert scored(survived).blind != ()
 
 
 def test_attacks_name_what_they_turn_a_gate_into() -> None:
@@ -151,6 +178,23 @@ def test_a_blind_gate_lets_its_falsifier_survive_and_mutate_says_so(
         ("verdict: fail", "verdict: tampered", "turns a gate fail, never tampered"),
         ("check: descent", "check: budget", "the gate has no check `budget`"),
         ("check: descent", "check: descent, where: {steps: [1, 2]}", "none fits `where`"),
+        ("fault: frozen_weights", "fault: nan_step, stop: 3", "unknown key `stop`"),
+        ("fault: frozen_weights", "fault: nan_step, step: 20", "step 20 lies beyond the run's 20"),
+        ("fault: frozen_weights", "fault: slow_step, ms: 0", "greater than 0"),
+        ("fault: frozen_weights", "fault: slow_step, ms: 60001", "less than or equal to 60000"),
+        ("fault: frozen_weights", "fault: slow_step, ms: fast", "ms"),
+        ("fault: frozen_weights", "fault: vanishing_gradient, factor: 1.0", "less than 1"),
+        ("inject: {fault: frozen_weights}", "inject: {}", "`inject` needs a `fault`"),
+        ("inject: {fault: frozen_weights}", "inject: frozen_weights", "`inject` needs a `fault`"),
+        ("verdict: fail", "verdict: pass", "verdict"),
+        ("verdict: fail", "verdict: inconclusive", "verdict"),
+        ("verdict: fail, check: descent", "verdict: fail", "the gate has no check `None`"),
+        ("expect: {verdict: fail, check: descent}", "note: none", "needs `expect:"),
+        (
+            "binds_to: GATE-BLIND",
+            "note: none",
+            "needs `binds_to`, the id of a gate; known: GATE-BLIND",
+        ),
     ],
 )
 def test_a_falsifier_that_cannot_work_is_an_error_with_its_line(
@@ -161,4 +205,30 @@ def test_a_falsifier_that_cannot_work_is_an_error_with_its_line(
     result = project.run("--collect-only")
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert said in result.stdout.str()
-    assert "contracts/claims.yaml:2" in result.stdout.str()
+    assert re.search(r"contracts/claims\.yaml:\d+:\d+: ", result.stdout.str())
+
+
+def test_all_that_is_wrong_with_falsifiers_is_said_at_once_and_nothing_is_written(
+    project: Project,
+) -> None:
+    path = project.contract(BLIND)
+    text = path.read_text(encoding="utf-8")
+    wrong = text.replace("frozen_weights", "frozen_weight").replace("binds_to: GATE", "binds_to: G")
+    path.write_text(wrong, encoding="utf-8")
+    result = project.run()
+    said = result.stdout.str()
+    assert "unknown fault `frozen_weight`" in said
+    assert "there is no gate `G-BLIND`; did you mean `GATE-BLIND`?" in said
+    assert path.read_text(encoding="utf-8") == wrong
+    assert not (project.root / "evidence").exists()
+
+
+def test_prose_falsifiers_that_name_no_gate_load(project: Project) -> None:
+    path = project.contract(BLIND)
+    text = path.read_text(encoding="utf-8").replace(
+        "falsification_tests:",
+        "falsification_tests:\n  - {id: FALSIFY-PROSE, rule: Somebody looks at it.}\n"
+        "  - {id: FALSIFY-ELSEWHERE, binds_to: GATE-OF-ANOTHER-CONTRACT}",
+    )
+    path.write_text(text, encoding="utf-8")
+    assert project.run("--collect-only").ret == pytest.ExitCode.OK

@@ -22,7 +22,12 @@ from pytest_gates.model.attention import rotate
 from pytest_gates.model.config import PRESETS, ForwardRun, Request
 from pytest_gates.model.forward import ForwardPath
 from pytest_gates.model.seams import Seams
-from pytest_gates.model.slot_statistics import STATISTICS, fingerprints, slot_statistics
+from pytest_gates.model.slot_statistics import (
+    STATISTICS,
+    fingerprints,
+    quick_statistics,
+    slot_statistics,
+)
 from pytest_gates.model.transformer import Attention, Span, Transformer, initialised
 from pytest_gates.model.writer import TelemetryWriter
 
@@ -126,6 +131,24 @@ def test_statistics_of_a_mean_far_from_zero_and_of_zeros() -> None:
     assert found[1] == pytest.approx(_expected(y), rel=1e-5)
     assert found[0]["zeros_pct"] == 25
     assert found[2]["std"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_both_ways_to_the_statistics_agree(dtype: torch.dtype) -> None:
+    """Sums of powers are quicker and serve ordinary activations alone; what they refuse is told."""
+    draw = torch.Generator().manual_seed(2)
+    x = torch.randn(3, 5000, generator=draw).mul_(0.3).add_(0.05).to(dtype)
+    x[1] = torch.nn.functional.silu(x[1].float()).to(dtype)
+    x[2, :100] = 0
+    quick = quick_statistics(x)
+    assert quick is not None
+    for row, figures in zip(x, quick, strict=True):
+        expected = _expected(row.float())
+        assert dict(zip(STATISTICS, figures, strict=True)) == pytest.approx(expected, rel=1e-5)
+    for odd in (1e12, 1e-12, math.nan, math.inf):
+        assert quick_statistics(torch.full((2, 4), odd, dtype=dtype)) is None
+    assert quick_statistics(x + 1) is None
+    assert quick_statistics(torch.zeros(1, 8, dtype=dtype)) is None
 
 
 def test_statistics_survive_large_and_non_finite_activations() -> None:

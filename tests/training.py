@@ -22,8 +22,8 @@ Line = dict[str, Any]
 class Said:
     """The lines of a telemetry file, by kind."""
 
-    def __init__(self, folder: Path) -> None:
-        text = (folder / "telemetry-0.jsonl").read_text(encoding="utf-8")
+    def __init__(self, folder: Path, rank: int = 0) -> None:
+        text = (folder / f"telemetry-{rank}.jsonl").read_text(encoding="utf-8")
         self.lines: list[Line] = [json.loads(line) for line in text.splitlines()]
         self.steps = [line for line in self.lines if line["kind"] == "step"]
         self.epochs = [line for line in self.lines if line["kind"] == "epoch"]

@@ -97,7 +97,12 @@ from pytest_gates.model.faults.program import (
     SlowProgram,
 )
 from pytest_gates.model.faults.ranks import LocalGradients, SameShard, SummedGradients
-from pytest_gates.model.faults.rules import SloppyDeviceGrammar, WrongEnvironment
+from pytest_gates.model.faults.rules import (
+    CarelessWriteBack,
+    LenientBudget,
+    SloppyDeviceGrammar,
+    WrongEnvironment,
+)
 from pytest_gates.model.faults.speed import (
     FusedAttentionOff,
     HiddenWork,
@@ -152,7 +157,9 @@ FAMILIES: dict[str, tuple[type[BaseFault], ...]] = {
         DetachedGate, FewerTokens,
     ),
     "several processes": (SummedGradients, LocalGradients, SameShard),
-    "rules and reports": (WrongEnvironment, SloppyDeviceGrammar),
+    "rules and reports": (
+        WrongEnvironment, SloppyDeviceGrammar, LenientBudget, CarelessWriteBack,
+    ),
     "the team's own program": (
         HiddenDevices, OtherEnvironment, SlowProgram, KilledProgram, PlantedTelemetry,
     ),
@@ -247,6 +254,8 @@ Fault = Annotated[
     | SlowProgram
     | KilledProgram
     | PlantedTelemetry
+    | LenientBudget
+    | CarelessWriteBack
     | EditedEvidence
     | StaleEvidence
     | ForeignConfiguration

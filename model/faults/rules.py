@@ -44,3 +44,36 @@ class SloppyDeviceGrammar(BaseFault):
             names = [wanted.name for wanted in run.properties]
             return None if "device_grammar" in names else "the probe searches no device grammar"
         return why
+
+
+class LenientBudget(BaseFault):
+    """A budget bears one sample too many."""
+
+    fault: Literal["lenient_budget"]
+    meaning = "one sample fewer counts as over the limit when a budget is decided"
+    incident = "a table of critical counts that began at 1 where the code began at 0"
+    checks = ("property",)
+    fits = "probes that search `budget_rule`"
+
+    def misfit(self, run: Injectable) -> str | None:
+        """Fits a probe that searches the rule."""
+        return _no_probe(run) or _unsearched(run, "budget_rule")
+
+
+class CarelessWriteBack(BaseFault):
+    """Write-back tidies up what people wrote."""
+
+    fault: Literal["careless_write_back"]
+    meaning = "comments behind a verdict are dropped when it is written"
+    incident = "a round trip through a YAML library that lost every comment of 300 contracts"
+    checks = ("property",)
+    fits = "probes that search `write_back`"
+
+    def misfit(self, run: Injectable) -> str | None:
+        """Fits a probe that searches write-back."""
+        return _no_probe(run) or _unsearched(run, "write_back")
+
+
+def _unsearched(run: Injectable, name: str) -> str | None:
+    searched = isinstance(run, ProbeRun) and any(one.name == name for one in run.properties)
+    return None if searched else f"the probe searches no property {name}"

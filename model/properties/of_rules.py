@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies
@@ -13,11 +12,12 @@ from pytest_gates.model import device
 from pytest_gates.model.config import Optimizer
 from pytest_gates.model.device import DeviceRequest
 from pytest_gates.model.properties.search import Counterexample, Search
-from pytest_gates.model.schedule import learning_rate
 from pytest_gates.model.searches import DeviceGrammarProperty, ScheduleForm
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn, SearchStrategy
+
+    from pytest_gates.model.seams import Seams
 
 _LANGUAGE: dict[str, DeviceRequest] = {
     "cpu": DeviceRequest("cpu"),
@@ -97,14 +97,6 @@ Rate = Callable[[int, int, Optimizer], float]
 """A schedule: (step, steps, settings) -> learning rate."""
 
 
-@dataclass(frozen=True)
-class Rules:
-    """The program's own rules under search, as a run's seams have them."""
-
-    parse_device: Callable[[str], DeviceRequest] = device.parse_device
-    learning_rate: Rate = learning_rate
-
-
 def schedule(declared: ScheduleForm, rate: Rate) -> Search[tuple[int, int, int]]:
     """Step k of a warm-up of W has peak (k + 1) / W; later the cosine falls from peak to floor.
 
@@ -137,8 +129,8 @@ def schedule(declared: ScheduleForm, rate: Rate) -> Search[tuple[int, int, int]]
     return Search((schedules(),), violation, declared.examples, recall)
 
 
-OF_THE_RULES: dict[str, Callable[[Any, Rules], Search[Any]]] = {
-    "device_grammar": lambda declared, rules: device_grammar(declared, rules.parse_device),
-    "schedule": lambda declared, rules: schedule(declared, rules.learning_rate),
+OF_THE_RULES: dict[str, Callable[[Any, Seams], Search[Any]]] = {
+    "device_grammar": lambda declared, seams: device_grammar(declared, seams.parse_device),
+    "schedule": lambda declared, seams: schedule(declared, seams.learning_rate),
 }
-"""Properties of the program's own rules, by name: (declared, rules) -> what to search."""
+"""Properties of the rules of `model`, by name: (declared, seams) -> what to search."""

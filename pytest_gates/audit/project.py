@@ -103,7 +103,7 @@ class _Known:
                 needed |= {entry.sha for entry in self._current(contract.id, item.id)}
         self._records: dict[str, Record] = {}
         for sha in needed:
-            found = read_record(evidence / RECORDS / sha[:2] / f"{sha}.json", sha)
+            found = read_record(f"{evidence / RECORDS}/{sha[:2]}/{sha}.json", evidence.name)
             if isinstance(found, Record):
                 self._records[sha] = found
 

@@ -129,7 +129,10 @@ def _figures(record: Record, judgement: Judgement) -> tuple[str, str] | None:
         return "PG206", f"record {record.sha[:12]} has {told}"
     for said, found in zip(record.observed, judgement.outcomes, strict=True):
         for name in COMPARED:
-            derived = plain(getattr(found, name))
+            derived = getattr(found, name)
+            if said.get(name) == derived:
+                continue
+            derived = plain(derived)
             if not _same(said.get(name), derived):
                 told = f"{name} {said.get(name)}, its evidence gives {derived}"
                 return "PG206", f"record {record.sha[:12]} has {said.get('check')} with {told}"

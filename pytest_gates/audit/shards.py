@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from pytest_gates.audit.records import record_findings
 from pytest_gates.contract.models import Contract, Falsifier, Gate
 from pytest_gates.evidence import Evidence
 from pytest_gates.evidence_store import read_evidence
-from pytest_gates.ledger import Broken, read_record, record_files
+from pytest_gates.ledger import Broken, read_record, record_files, shards_of
 from pytest_gates.timeline import RECORDS, Entry, entry_of
 
 ALONE = 500
@@ -49,12 +50,12 @@ def declared_by(contracts: Iterable[Contract]) -> Declared:
 
 def prove(root: Path, evidence: Path, contracts: Sequence[Contract]) -> Proven:
     """Prove every record of a project."""
-    files = list(record_files(evidence / RECORDS))
+    shards = shards_of(evidence / RECORDS)
     processes = os.cpu_count() or 1
-    if len(files) <= ALONE or processes == 1:
-        return _prove(root, evidence.name, declared_by(contracts), files)
-    size = max(1, len(files) // (processes * PIECES))
-    portions = [files[start : start + size] for start in range(0, len(files), size)]
+    if processes == 1 or _few(shards):
+        return _prove(root, evidence.name, declared_by(contracts), shards)
+    size = max(1, len(shards) // (processes * PIECES))
+    portions = [shards[start : start + size] for start in range(0, len(shards), size)]
     total = Proven()
     # Forked: the contracts are loaded already, and the command has no threads.
     _SHARED.update(root=root, evidence=evidence.name, declared=declared_by(contracts))
@@ -67,18 +68,22 @@ def prove(root: Path, evidence: Path, contracts: Sequence[Contract]) -> Proven:
     return total
 
 
+def _few(shards: Sequence[str]) -> bool:
+    return sum(1 for _ in islice(record_files(shards), ALONE + 1)) <= ALONE
+
+
 _SHARED: dict[str, Any] = {}
 """What forked processes find in their memory."""
 
 
 def _prove_shared(
-    files: Sequence[Path],
+    shards: Sequence[str],
 ) -> tuple[list[tuple[Any, ...]], list[Broken], list[AuditFinding]]:
-    found = _prove(_SHARED["root"], _SHARED["evidence"], _SHARED["declared"], files)
+    found = _prove(_SHARED["root"], _SHARED["evidence"], _SHARED["declared"], shards)
     return [tuple(entry) for entry in found.entries], found.broken, found.findings
 
 
-def _prove(root: Path, evidence: str, declared: Declared, files: Sequence[Path]) -> Proven:
+def _prove(root: Path, evidence: str, declared: Declared, shards: Sequence[str]) -> Proven:
     kept: dict[str, Evidence] = {}
 
     def read(location: str) -> Evidence:
@@ -89,8 +94,8 @@ def _prove(root: Path, evidence: str, declared: Declared, files: Sequence[Path])
         return kept[location]
 
     found = Proven()
-    for path in files:
-        record = read_record(path, f"{evidence}/{RECORDS}/{path.parent.name}/{path.name}")
+    for path in record_files(shards):
+        record = read_record(path, evidence)
         if isinstance(record, Broken):
             found.broken.append(record)
             continue

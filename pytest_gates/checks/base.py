@@ -41,8 +41,10 @@ class Verdict(StrEnum):
     @staticmethod
     def worst(verdicts: list[Verdict]) -> Verdict:
         """The worst of one or more verdicts."""
-        order = list(Verdict)
-        return min(verdicts, key=order.index)
+        return min(verdicts, key=_BADNESS.__getitem__)
+
+
+_BADNESS = {verdict: place for place, verdict in enumerate(Verdict)}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from itertools import pairwise
+from itertools import count, pairwise
 
 EXACT_UP_TO = 5_000
 """Samples up to which tails are exact integers; above, log space (relative error below 1e-9)."""
@@ -112,6 +112,8 @@ def lag1_autocorrelation(samples: Sequence[float]) -> float:
     Only a positive correlation above 1.65 / sqrt(n) counts.
     """
     n = len(samples)
+    if len(set(samples)) <= 1:
+        return 0.0
     ranks = _ranks(samples)
     mean = (n - 1) / 2
     centred = [rank - mean for rank in ranks]
@@ -123,7 +125,10 @@ def lag1_autocorrelation(samples: Sequence[float]) -> float:
 
 
 def _ranks(samples: Sequence[float]) -> list[float]:
-    keys = [(math.isnan(value), 0.0 if math.isnan(value) else value) for value in samples]
+    if len(set(samples)) == len(samples) and not any(map(math.isnan, samples)):
+        places = dict(zip(sorted(samples), count(), strict=False))
+        return [float(places[value]) for value in samples]
+    keys = [_nan_last(value) for value in samples]
     order = sorted(range(len(keys)), key=keys.__getitem__)
     ranks = [0.0] * len(keys)
     start = 0
@@ -133,6 +138,15 @@ def _ranks(samples: Sequence[float]) -> list[float]:
                 ranks[position] = (start + stop - 1) / 2
             start = stop
     return ranks
+
+
+def in_order(samples: Sequence[float]) -> list[float]:
+    """The samples sorted, NaN above all."""
+    return sorted(samples, key=_nan_last if any(map(math.isnan, samples)) else None)
+
+
+def _nan_last(value: float) -> tuple[bool, float]:
+    return (True, 0.0) if math.isnan(value) else (False, value)
 
 
 @dataclass(frozen=True)

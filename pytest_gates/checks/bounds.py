@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -87,25 +87,30 @@ class Bounded(RunCheck):
     def evaluate(self, evidence: Evidence, gpus: Mapping[str, float] = NO_GPUS) -> Outcome:
         """See `RunCheck.evaluate`. A value out of bounds fails even a run that ended early."""
         found = samples(evidence, self.metric, self.steps)
-        pairs = list(zip(found.at, found.values, strict=True))
-        chosen = {"all": pairs, "first": pairs[:1], "last": pairs[-1:]}[self.at]
+        chosen = {"all": slice(None), "first": slice(1), "last": slice(-1, None)}[self.at]
         if found.gap is not None and self.at != "all":
-            chosen = []
-        out = [(at, value) for at, value in chosen if not self._within(value)]
+            chosen = slice(0)
+        values = found.values[chosen]
+        out = self._out(found.at[chosen], values)
         limit = self._limit()
         if out:
             text = f"{self.metric} is {short(out[0][1])} at {METRICS[self.metric].scope} "
-            summary = f"{text}{out[0][0]}, limit {limit}: {len(out)} of {len(chosen)} values out"
+            summary = f"{text}{out[0][0]}, limit {limit}: {len(out)} of {len(values)} values out"
             return self._outcome(Verdict.FAIL, summary, [value for _, value in out])
         if found.gap is not None:
             return self._outcome(Verdict.INCONCLUSIVE, found.gap, [])
-        summary = f"{len(chosen)} values of {self.metric} {limit}{ended(evidence)}"
-        return self._outcome(Verdict.PASS, summary, [value for _, value in chosen])
+        summary = f"{len(values)} values of {self.metric} {limit}{ended(evidence)}"
+        return self._outcome(Verdict.PASS, summary, values)
 
-    def _within(self, value: float) -> bool:
+    def _out(self, at: Sequence[int], values: Sequence[float]) -> list[tuple[int, float]]:
         # NaN is out: one of the bounds is given, and NaN is on neither side of it.
-        over = self.above is None or value > self.above
-        return over and (self.below is None or value < self.below)
+        pairs, above, below = zip(at, values, strict=True), self.above, self.below
+        if above is None:
+            assert below is not None
+            return [pair for pair in pairs if not pair[1] < below]
+        if below is None:
+            return [pair for pair in pairs if not pair[1] > above]
+        return [pair for pair in pairs if not above < pair[1] < below]
 
     def _limit(self) -> str:
         unit = METRICS[self.metric].unit
@@ -113,12 +118,14 @@ class Bounded(RunCheck):
                  f"< {short(self.below)} {unit}" if self.below is not None else ""]  # fmt: skip
         return " and ".join(part.strip() for part in parts if part)
 
-    def _outcome(self, verdict: Verdict, summary: str, values: list[float]) -> Outcome:
+    def _outcome(self, verdict: Verdict, summary: str, values: Sequence[float]) -> Outcome:
         below = self.below is not None
         limit = self.below if self.below is not None else self.above
         assert limit is not None
-        nan = [value for value in values if math.isnan(value)]
-        worst = nan[0] if nan else (max if below else min)(values, default=None)
+        if any(map(math.isnan, values)):
+            worst: float | None = math.nan
+        else:
+            worst = (max if below else min)(values, default=None)
         return Outcome(
             check="bounded",
             verdict=verdict,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
@@ -29,7 +30,7 @@ from pytest_gates.checks.base import (
     Window,
     number,
 )
-from pytest_gates.checks.binomial import QuantileTest, bare_minimum, quantile_test
+from pytest_gates.checks.binomial import QuantileTest, bare_minimum, in_order, quantile_test
 from pytest_gates.checks.declared import shape_of, window_misfits
 from pytest_gates.checks.figures import headroom, short
 from pytest_gates.checks.strictness import Compare, less, limits, more
@@ -139,13 +140,12 @@ class Budget(RunCheck):
     @property
     def alpha(self) -> Fraction:
         """Probability of error that one look may spend, exact."""
-        return (1 - Fraction(str(self.confidence))) / self.looks
+        return _alpha(self.confidence, self.looks)
 
     @property
     def bad_rate(self) -> Fraction:
         """Share of samples on the bad side when the quantile is at the limit."""
-        quantile = QUANTILES[self.statistic]
-        return 1 - quantile if self.below is not None else quantile
+        return _bad_rate(self.statistic, below=self.below is not None)
 
     @property
     def limits(self) -> int | float | dict[str, int | float]:
@@ -189,7 +189,7 @@ class Budget(RunCheck):
         found = samples(evidence, self.metric, self.steps)
         if found.gap is not None:
             return Outcome("budget", Verdict.INCONCLUSIVE, found.gap, window=self.steps)
-        bad = sum(not self._good(value, limit) for value in found.values)
+        bad = sum(self._bad(found.values, limit))
         test = quantile_test(found.values, self.bad_rate, self.alpha)
         count = _Count(limit, bad, test)
         dirt = self._contamination(evidence)
@@ -204,8 +204,11 @@ class Budget(RunCheck):
         where = f"for {gpu.name}" if gpu is not None else "for a host without a GPU"
         return f"no limit {where}; the check names {', '.join(self.limits)}"
 
-    def _good(self, value: float, limit: float) -> bool:
-        return value < limit if self.below is not None else value > limit
+    def _bad(self, values: Iterable[float], limit: float) -> list[bool]:
+        """Whether each value is not on the good side; NaN is on neither."""
+        if self.below is not None:
+            return [not value < limit for value in values]
+        return [not value > limit for value in values]
 
     def _verdict(self, count: _Count, dirty: bool) -> Verdict:
         pushes_up = SLOWED.get(METRICS[self.metric].unit) == "up"
@@ -226,7 +229,7 @@ class Budget(RunCheck):
     ) -> Outcome:
         verdict = self._verdict(count, bool(dirt))
         unit = METRICS[self.metric].unit
-        ordered = sorted(found.values, key=_nan_last)
+        ordered = in_order(found.values)
         value = quantile(ordered, QUANTILES[self.statistic])
         interval = self._interval(ordered, count.test)
         side, sign = ("at or over", "<") if self.below is not None else ("at or under", ">")
@@ -279,6 +282,16 @@ class Budget(RunCheck):
         return (*lines, *(f"contaminated: {text}" for text in dirt))
 
 
+@lru_cache
+def _alpha(confidence: float, looks: int) -> Fraction:
+    return (1 - Fraction(str(confidence))) / looks
+
+
+@lru_cache
+def _bad_rate(statistic: str, *, below: bool) -> Fraction:
+    return 1 - QUANTILES[statistic] if below else QUANTILES[statistic]
+
+
 def contamination(seen: Collection[Sample]) -> tuple[str, ...]:
     """What slowed the device from outside while these samples were taken."""
     bits = 0
@@ -289,10 +302,6 @@ def contamination(seen: Collection[Sample]) -> tuple[str, ...]:
     return (*reason_names(bits), *strangers)
 
 
-def _nan_last(value: float) -> tuple[bool, float]:
-    return (True, 0.0) if math.isnan(value) else (False, value)
-
-
 def quantile(ordered: list[float], q: Fraction) -> float:
     """The quantile of sorted samples, for people.
 
@@ -300,8 +309,8 @@ def quantile(ordered: list[float], q: Fraction) -> float:
     even count is the mean of the two middle values.
     """
     n = len(ordered)
-    at = n * q
-    if at.denominator != 1:
-        return ordered[math.ceil(at) - 1]
-    low, high = ordered[int(at) - 1], ordered[min(int(at), n - 1)]
+    whole, rest = divmod(n * q.numerator, q.denominator)
+    if rest:
+        return ordered[whole]
+    low, high = ordered[whole - 1], ordered[min(whole, n - 1)]
     return low if low == high else (low + high) / 2

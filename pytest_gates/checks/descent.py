@@ -71,8 +71,9 @@ class Descent(RunCheck):
         """See `RunCheck.evaluate`."""
         found = samples(evidence, self.metric, self.steps)
         plain = Outcome("descent", Verdict.FAIL, "", window=found.bounds, n=len(found.values))
-        odd = [at for at, value in zip(found.at, found.values, strict=True) if _odd(value)]
-        if odd:
+        if not all(map(math.isfinite, found.values)):
+            pairs = zip(found.at, found.values, strict=True)
+            odd = [at for at, value in pairs if not math.isfinite(value)]
             return replace(plain, summary=f"{self.metric} is not finite at step {odd[0]}")
         gap = found.gap or self._too_few(found)
         if gap is not None:
@@ -172,10 +173,13 @@ class Descent(RunCheck):
         if unknown is not None or flops is None or isinstance(ceiling, str):
             return Verdict.INCONCLUSIVE, f"no floor for the time of a step: {unknown}"
         floor_ms = flops / ceiling * 1000
-        for step, wall in zip(walls.at, walls.values, strict=True):
-            if not wall >= floor_ms:
-                text = f"step {step} took {short(wall)} ms, but its {flops / 1e12:.3g} TFLOP"
-                return Verdict.FAIL, f"{text} take at least {short(floor_ms)} ms on the device"
+        fast = [
+            pair for pair in zip(walls.at, walls.values, strict=True) if not pair[1] >= floor_ms
+        ]
+        if fast:
+            step, wall = fast[0]
+            text = f"step {step} took {short(wall)} ms, but its {flops / 1e12:.3g} TFLOP"
+            return Verdict.FAIL, f"{text} take at least {short(floor_ms)} ms on the device"
         return Verdict.PASS, f"no step is faster than {short(floor_ms)} ms, its FLOPs' floor"
 
 
@@ -183,7 +187,3 @@ def _fall(values: tuple[float, ...]) -> float:
     """From the mean of the first tenth to the mean of the last."""
     tenth = len(values) // 10
     return (math.fsum(values[:tenth]) - math.fsum(values[-tenth:])) / tenth
-
-
-def _odd(value: float) -> bool:
-    return not math.isfinite(value)

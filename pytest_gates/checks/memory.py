@@ -77,9 +77,10 @@ class Memory(RunCheck):
         )
 
     def _peak(self, peak: float, estimate: float) -> Iterator[str]:
-        if self.peak == "within" and peak > estimate:
+        # Written so that a NaN is within nothing.
+        if self.peak == "within" and not peak <= estimate:
             yield f"peak {short(peak)} MiB exceeds the estimate of {short(estimate)} MiB"
-        if self.peak_at_least is not None and peak < self.peak_at_least * estimate:
+        if self.peak_at_least is not None and not peak >= self.peak_at_least * estimate:
             yield (
                 f"peak {short(peak)} MiB is {short(peak / estimate)} of the estimate, "
                 f"at least {short(self.peak_at_least)} wanted"

@@ -30,19 +30,25 @@ def slope_interval(values: Sequence[float], confidence: float) -> Slope:
     curve (a loss falls fast at first) only widens them.
     """
     assert len(values) >= FEWEST
-    edges = [index * len(values) // BLOCKS for index in range(BLOCKS + 1)]
-    blocks = list(pairwise(edges))
-    x = [(first + last - 1) / 2 for first, last in blocks]
+    blocks, x, spread = _blocks(len(values))
     y = [math.fsum(values[first:last]) / (last - first) for first, last in blocks]
-    x_mean, y_mean = math.fsum(x) / BLOCKS, math.fsum(y) / BLOCKS
-    spread = math.fsum((a - x_mean) ** 2 for a in x)
-    slope = math.fsum((a - x_mean) * (b - y_mean) for a, b in zip(x, y, strict=True)) / spread
-    residual = math.fsum(
-        (b - y_mean - slope * (a - x_mean)) ** 2 for a, b in zip(x, y, strict=True)
-    )
+    y_mean = math.fsum(y) / BLOCKS
+    slope = math.fsum([a * (b - y_mean) for a, b in zip(x, y, strict=True)]) / spread
+    residual = math.fsum([(b - y_mean - slope * a) ** 2 for a, b in zip(x, y, strict=True)])
     error = math.sqrt(residual / (BLOCKS - 2) / spread)
     reach = t_quantile(confidence, BLOCKS - 2) * error
     return Slope(slope, slope - reach, slope + reach)
+
+
+@lru_cache(maxsize=256)
+def _blocks(count: int) -> tuple[list[tuple[int, int]], list[float], float]:
+    """First and last edge of each block, how far its middle is off the mean, the squares' sum."""
+    edges = [index * count // BLOCKS for index in range(BLOCKS + 1)]
+    blocks = list(pairwise(edges))
+    middles = [(first + last - 1) / 2 for first, last in blocks]
+    mean = math.fsum(middles) / BLOCKS
+    off = [middle - mean for middle in middles]
+    return blocks, off, math.fsum([one**2 for one in off])
 
 
 @lru_cache(maxsize=64)

@@ -5,7 +5,7 @@ Every check takes its samples here, so that a run that ended early is never judg
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_gates.checks.base import Window
@@ -39,20 +39,57 @@ def samples(evidence: Evidence, metric: str, steps: Window | None = None) -> Sam
     series = {"step": said.steps, "epoch": said.epochs, "slot": said.slots,
               "parameter": said.parameters}[scope]  # fmt: skip
     if scope == "step":
+        window = _whole_window(evidence, steps)
+        if window is not None:
+            return _whole(metric, series, window)
         places, gap = _rows(evidence, steps)
     else:
         places, gap = [(row, row) for row in range(len(series))], unfinished(evidence)
         gap = gap or (None if places else f"the telemetry has no {scope} lines")
     column = _numbers(series, metric)
     if column is None:
-        there = ", ".join(series.columns) or f"no {scope} lines"
-        return Samples(metric, (), (), gap or f"no {metric} in the telemetry; there are {there}")
-    found = [(at, column[row]) for row, at in places]
+        return _absent(metric, series, gap)
+    return _samples(metric, [(at, column[row]) for row, at in places], gap)
+
+
+def _samples(metric: str, found: Sequence[tuple[int, float | None]], gap: str | None) -> Samples:
     nulls = [at for at, value in found if value is None]
     if nulls and gap is None:
-        gap = f"{metric} is null at {scope} {nulls[0]}" + _and_more(len(nulls) - 1)
+        gap = f"{metric} is null at {METRICS[metric].scope} {nulls[0]}" + _and_more(len(nulls) - 1)
     kept = [(at, value) for at, value in found if value is not None]
     return Samples(metric, tuple(at for at, _ in kept), tuple(value for _, value in kept), gap)
+
+
+def _absent(metric: str, series: Series, gap: str | None) -> Samples:
+    there = ", ".join(series.columns) or f"no {METRICS[metric].scope} lines"
+    return Samples(metric, (), (), gap or f"no {metric} in the telemetry; there are {there}")
+
+
+def _whole_window(evidence: Evidence, steps: Window | None) -> tuple[range, int] | None:
+    """The steps of a window and the row of its first, if the telemetry says each once, in order.
+
+    So it is in nearly all evidence, and thousands of gates are judged many times as fast. None:
+    look closer, something is missing or doubled.
+    """
+    first_step = evidence.main.first_of_unbroken
+    if first_step is None or unfinished(evidence) is not None:
+        return None
+    last_step = first_step + len(evidence.main.steps) - 1
+    first, last = steps or (_first_step(evidence), _last_step(evidence, last_step))
+    if not first_step <= first <= last <= last_step:
+        return None
+    return range(first, last + 1), first - first_step
+
+
+def _whole(metric: str, series: Series, window: tuple[range, int]) -> Samples:
+    steps, row = window
+    column = _numbers(series, metric)
+    if column is None:
+        return _absent(metric, series, None)
+    values = column[row : row + len(steps)]
+    if None in values:
+        return _samples(metric, list(zip(steps, values, strict=True)), None)
+    return Samples(metric, tuple(steps), values, None)  # type: ignore[arg-type]  # no None, just seen
 
 
 def _and_more(count: int) -> str:
@@ -132,8 +169,10 @@ def samples_during(evidence: Evidence, steps: Window) -> list[Sample]:
     Validations lie between steps and are in no wall time: the window may have ended later by all
     the time that no step accounts for.
     """
-    window, whole = training_span_ms(evidence, steps), training_span_ms(evidence)
     seen = evidence.witness.samples
+    if not seen:
+        return []
+    window, whole = training_span_ms(evidence, steps), training_span_ms(evidence)
     if window is None or whole is None:
         return list(seen)
     finished = event_ms(evidence, "run_finished")

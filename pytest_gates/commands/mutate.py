@@ -12,7 +12,9 @@ from pytest_gates.commands.say import say
 from pytest_gates.commands.validate import contract_files
 
 if TYPE_CHECKING:
-    from pytest_gates.mutation import Mutant
+    from collections.abc import Iterator, Sequence
+
+    from pytest_gates.mutation import Mutant, Trial
 
 BAR = 24
 
@@ -26,6 +28,9 @@ def offer(commands: Any) -> None:
     parser.add_argument("--plan", action="store_true", help="say what would run, and stop")
     parser.add_argument("--fault", action="append", metavar="NAME", help="only this fault")
     parser.add_argument("--gate", action="append", metavar="ID", help="only this gate")
+    parser.add_argument(
+        "--score", action="store_true", help="each fault only until a gate catches it; no blindness"
+    )
     parser.add_argument("--fresh", action="store_true", help="forget what was tried before")
     parser.set_defaults(command=run)
 
@@ -36,7 +41,13 @@ def run(arguments: argparse.Namespace) -> int:
     A call that was interrupted goes on where it stopped, as long as code and gates are the same.
     """
     from pytest_gates.contract.load import load_contract  # noqa: PLC0415 - heavy
-    from pytest_gates.mutation import Memory, plan, scored, trials  # noqa: PLC0415 - heavy
+    from pytest_gates.mutation import (  # noqa: PLC0415 - heavy
+        Memory,
+        plan,
+        scored,
+        trials,
+        until_caught,
+    )
     from pytest_gates.report.matrix import matrix_lines, score_lines  # noqa: PLC0415 - heavy
     from pytest_gates.session import GatesSession  # noqa: PLC0415 - heavy
     from pytest_gates.settings import Settings  # noqa: PLC0415 - heavy
@@ -63,7 +74,12 @@ def run(arguments: argparse.Namespace) -> int:
         path.unlink(missing_ok=True)
     session, progress = GatesSession(settings), Progress(applicable)
     try:
-        tried = list(trials(mutants, session, Memory(path), progress.began))
+        memory = Memory(path)
+
+        def attempts(some: Sequence[Mutant]) -> Iterator[Trial]:
+            return trials(some, session, memory, progress.began)
+
+        tried = list(until_caught(mutants, attempts) if arguments.score else attempts(mutants))
     except KeyboardInterrupt:
         progress.clear()
         say("stopped; the same command goes on from here")
@@ -71,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         session.close()
     progress.clear()
-    score = scored(tried)
+    score = scored(tried, blindness=not arguments.score)
     for line in (*matrix_lines(tried), "", *score_lines(tried, score)):
         say(line)
     return 1 if score.survivors or score.blind else 0

@@ -67,7 +67,10 @@ class FalsifierLoader:
             expect = self._expect(node, typed)
             gate = self.gates.get(binds_to)
             if gate is None:
-                text = f"there is no gate `{binds_to}`; {hint(binds_to, self.gates)}"
+                what = f"there is no gate `{binds_to}`"
+                if not binds_to:
+                    what = "an executable falsifier needs `binds_to`, the id of a gate"
+                text = f"{what}; {hint(binds_to, self.gates)}"
                 self.say(node_at(node, ("binds_to",)), text)
             else:
                 gate = self._shortened(node, gate)

@@ -10,7 +10,9 @@ minute.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import gc
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
 
@@ -140,7 +142,8 @@ def parse_document(text: str, file: str) -> Node:
     refuse_characters(text, file)
     builder = _Builder(text, file)
     try:
-        root = builder.build(yaml.parse(text, Loader=_LOADER))
+        with _uncollected():
+            root = builder.build(_events(text))
     except yaml.MarkedYAMLError as error:
         raise ContractError((*builder.findings, syntax_finding(error, text, file))) from None
     if root is None:
@@ -151,6 +154,30 @@ def parse_document(text: str, file: str) -> Node:
         raise ContractError(tuple(builder.findings))
     assert root is not None
     return root
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection: ten thousands of nodes are made at once, and none is garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _events(text: str) -> Iterator[yaml.Event]:
+    """As `yaml.parse`, which asks twice for each event."""
+    loader = _LOADER(text)
+    try:
+        while (event := loader.get_event()) is not None:
+            yield event
+            if isinstance(event, yaml.StreamEndEvent):
+                return
+    finally:
+        loader.dispose()
 
 
 def to_data(node: Node) -> Any:
@@ -203,7 +230,8 @@ class _Builder:
             elif isinstance(event, yaml.CollectionStartEvent):
                 if len(collections) >= MAX_DEPTH:
                     self._stop(event, f"nested deeper than {MAX_DEPTH} levels")
-                self._refuse_properties(event)
+                if event.anchor is not None or event.tag is not None:
+                    self._refuse_properties(event)
                 collections.append(_Open(event))
                 continue
             elif isinstance(event, yaml.CollectionEndEvent):
@@ -222,15 +250,18 @@ class _Builder:
     def _scalar(self, event: yaml.ScalarEvent) -> Scalar:
         if event.anchor is not None or event.tag is not None:
             self._refuse_properties(event)
-        mark, value, style = _begin(event), event.value, event.style or ""
-        start, end = mark.index, _end(event)
-        if not style and value[:1] in _NUMERIC:
-            try:
-                meaning(value, style)
-            except ValueError as error:
-                self._add(mark, str(error))
-        elif style == '"' and has_escaped_control(value):
-            self._add(mark, "a control character, written as an escape")
+        mark, behind = event.start_mark, event.end_mark
+        assert mark is not None and behind is not None
+        value, style, start, end = event.value, event.style or "", mark.index, behind.index
+        if not style:
+            if value[:1] in _NUMERIC:
+                try:
+                    meaning(value, style)
+                except ValueError as error:
+                    self._add(mark, str(error))
+        elif style == '"':
+            if has_escaped_control(value):
+                self._add(mark, "a control character, written as an escape")
         elif style in {"|", ">"}:
             end = start + len(self.text[start:end].rstrip())
         return Scalar(start, end, mark.line + 1, mark.column + 1, value, style)
@@ -273,6 +304,9 @@ class _Builder:
             return  # said already, where the key was read
         # By meaning, or one would vanish from the data; by spelling, or `1` and `"1"` would be
         # two things that nobody can tell apart in a message.
+        if data not in seen and key.value not in seen:
+            seen[data] = seen[key.value] = key
+            return
         first = seen.get(data) or seen.get(key.value)
         if first is not None:
             name = shorten(key.value)

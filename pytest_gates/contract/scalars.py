@@ -7,6 +7,7 @@ means here what it means to every other PyYAML program. One exception: timestamp
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Literal
 
 import yaml.constructor
@@ -49,6 +50,7 @@ def kind(value: str, style: str) -> Kind:
     return "str"
 
 
+@lru_cache(maxsize=16_384)
 def meaning(value: str, style: str) -> Value:
     """The Python value of a scalar.
 

@@ -10,6 +10,8 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
+from types import NoneType
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -23,6 +25,7 @@ from pydantic import (
     WithJsonSchema,
     create_model,
 )
+from pydantic_core import from_json
 
 from pytest_gates.errors import EvidenceError
 from pytest_gates.evidence import Event, PropertyResult, Series, Telemetry
@@ -238,6 +241,7 @@ def parse_telemetry(
 
 _STEP = b'{"kind":"step",'
 _STEP_WORD = b'"step"'
+_PLAIN = frozenset({int, float, NoneType})
 
 
 Lines = list[tuple[int, bytes]]
@@ -255,31 +259,49 @@ def _plain_steps(lines: Lines) -> tuple[Series | None, Lines]:
     whole = steps and all(text.endswith(b"}") for text in steps)
     if not whole or any(_STEP_WORD in text for _, text in rest):
         return None, lines
+    text = b",\n".join(steps)
     try:
-        rows: list[Any] = _DECODER.decode("[" + b",\n".join(steps).decode() + "]")
-    except (ValueError, RecursionError):
+        rows: list[Any] = from_json(b"[%b]" % text, allow_inf_nan=False)
+    except ValueError:
         return None, lines
-    if len(rows) != len(steps) or any(type(row) is not dict for row in rows):
+    if len(rows) != len(steps) or set(map(type, rows)) != {dict}:
         return None, lines
-    columns = _plain_columns(rows)
+    columns = _plain_columns(rows, colons=text.count(b":"))
     return (None, lines) if columns is None else (Series(columns), rest)
 
 
-def _plain_columns(rows: list[dict[str, Any]]) -> dict[str, tuple[float | str | None, ...]] | None:
-    names = rows[0].keys()
-    if names - {"kind"} - _STEP_NAMES or any(row.keys() != names for row in rows):
+def _plain_columns(
+    rows: list[dict[str, Any]], colons: int
+) -> dict[str, tuple[float | str | None, ...]] | None:
+    names = tuple(rows[0])
+    # Each pair has a colon. With no more colons than pairs that were kept, no key was there twice.
+    if colons != len(rows) * len(names) or not _STEP_NAMES.issuperset(names[1:]):
         return None
-    columns = {name: [row[name] for row in rows] for name in names}
-    kinds, numbers = set(columns.pop("kind")), columns.get("step", [None])
-    if kinds != {"step"} or set(map(type, numbers)) != {int} or min(numbers) < 0:
+    try:
+        found = dict(zip(names, zip(*map(itemgetter(*names), rows), strict=True), strict=True))
+    except KeyError:
         return None
-    for column in columns.values():
-        said = [value for value in column if value is not None]
-        if not set(map(type, said)) <= {int, float} or not all(map(math.isfinite, said)):
-            return None
-        if said and max(map(abs, said)) > LARGEST_INTEGER:
-            return None
-    return {name: tuple(map(_cell, columns[name])) for name in _MEASURED["step"] if name in columns}
+    if set(found.pop("kind")) != {"step"}:
+        return None
+    numbers = found.get("step", (None,))
+    if set(map(type, numbers)) != {int} or min(numbers) < 0:
+        return None
+    columns = {name: _plain_column(found[name]) for name in _MEASURED["step"] if name in found}
+    return None if None in columns.values() else columns  # type: ignore[return-value]  # just seen
+
+
+def _plain_column(column: tuple[Any, ...]) -> tuple[float | None, ...] | None:
+    """Finite numbers and nulls as they are compared; None if there is anything else."""
+    kinds = set(map(type, column))
+    said = [value for value in column if value is not None] if NoneType in kinds else column
+    if not kinds <= _PLAIN:
+        return None
+    # Infinite ones are beyond it too.
+    if said and (max(said) > LARGEST_INTEGER or min(said) < -LARGEST_INTEGER):
+        return None
+    if kinds == {float}:
+        return column
+    return tuple([None if value is None else float(value) for value in column])
 
 
 def _lines(data: bytes, place: str, *, cut_off: bool) -> tuple[list[tuple[int, bytes]], list[str]]:

@@ -12,6 +12,7 @@ MARKS: Mapping[Fate, str] = {
     Fate.BLOCKED: "b",
     Fate.MISFIT: "·",
 }
+UNTRIED = " "
 LEGEND = "C caught, s survived here, b blocked on this machine, · not applicable"
 
 
@@ -29,8 +30,8 @@ def matrix_lines(tried: Sequence[Trial]) -> list[str]:
         head = "  ".join(word.rjust(size) for word, size in zip(short, columns, strict=True))
         lines += ["", contract, f"{'':<{width}}  {head}"]
         for name in names:
-            row = [cells[name, gate] for gate in gates]
-            if set(row) == {MARKS[Fate.MISFIT]}:
+            row = [cells.get((name, gate), UNTRIED) for gate in gates]
+            if {*row} <= {MARKS[Fate.MISFIT], UNTRIED}:
                 continue
             told = "  ".join(cell.rjust(size) for cell, size in zip(row, columns, strict=True))
             lines.append(f"{name:<{width}}  {told}")

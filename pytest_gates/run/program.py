@@ -36,7 +36,7 @@ _SECRET_LENGTH = 6
 def program_of(run: CommandRun, root: Path) -> Path | str:
     """The file that a run starts, or why there is none."""
     try:
-        folder = resolve_inside(root, run.folder) if run.folder != "." else root
+        folder = Path(resolve_inside(root, run.folder)) if run.folder != "." else root
     except EvidenceError as error:
         return f"its folder: {error}"
     if not folder.is_dir():

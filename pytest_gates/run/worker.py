@@ -26,8 +26,9 @@ from pytest_gates.model.config import (
     Request,
     Run,
 )
-from pytest_gates.model.forkserver import ENTRY, PRELOAD
+from pytest_gates.model.forkserver import PRELOAD
 from pytest_gates.model.program import ENTRY as PROGRAM
+from pytest_gates.run.entry import ENTRY
 from pytest_gates.run.gpus import Gpus, NoGpuError, find_gpus
 from pytest_gates.run.host import capability, host_info
 from pytest_gates.run.process import Observe, OnLine, RunProcess

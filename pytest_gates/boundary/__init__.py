@@ -1,0 +1,58 @@
+"""Boundary proof: does a verdict turn exactly at its limit?
+
+For each numeric check of a gate the limit itself, one ulp to either side, NaN and both infinities
+are tried on planted evidence, by the check's own `evaluate`. That is what PARTIAL_ALGORITHM_LEVEL
+claims: judged right on planted evidence, not yet live. A gate that fails it gets no verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pytest_gates.boundary.limits import Limit, tried
+from pytest_gates.boundary.of_a_run import OF_A_RUN
+from pytest_gates.boundary.of_runs import OF_RUNS
+from pytest_gates.boundary.of_traces import OF_TRACES
+from pytest_gates.checks.base import Check, Verdict
+from pytest_gates.contract.models import Gate, check_kind
+
+_OF_ONE = {**OF_A_RUN, **OF_TRACES}
+PROVEN = frozenset({*_OF_ONE, *OF_RUNS})
+"""The checks whose limits are tried."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One value that was tried against one limit."""
+
+    check: str
+    limit: str
+    value: float
+    expected: Verdict
+    found: Verdict
+
+    def __str__(self) -> str:
+        return f"{self.check} {self.limit}: {self.value!r} gives {self.found}, not {self.expected}"
+
+
+def proofs(gate: Gate) -> Iterator[Proof]:
+    """Every value against every limit of the gate's numeric checks."""
+    for check in gate.checks:
+        for limit in _limits(check, gate):
+            for value in tried(limit.at):
+                expected = limit.expected(value)
+                yield Proof(check_kind(check), limit.text, value, expected, limit.judge(value))
+
+
+def flaw(gate: Gate) -> str | None:
+    """Where a verdict of the gate does not turn as it must, or None."""
+    return next((str(proof) for proof in proofs(gate) if proof.found != proof.expected), None)
+
+
+def _limits(check: Check, gate: Gate) -> Iterator[Limit]:
+    if type(check) in OF_RUNS:
+        yield from OF_RUNS[type(check)](check, gate.runs)
+    elif type(check) in _OF_ONE and gate.run in gate.runs:
+        assert gate.run is not None
+        yield from _OF_ONE[type(check)](check, gate.runs[gate.run])

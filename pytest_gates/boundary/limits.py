@@ -1,0 +1,114 @@
+"""What a boundary proof is made of: a limit, the values that are tried, and planted evidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_gates.checks.base import Verdict
+from pytest_gates.evidence import (
+    Event,
+    Evidence,
+    Gpu,
+    HostInfo,
+    Series,
+    Telemetry,
+    Witness,
+    run_hash,
+)
+from pytest_gates.model.config import Run
+
+FEWEST = 40
+"""Values of a series for a check that names no window."""
+
+
+def never(_: float) -> bool:
+    """No value is undecided."""
+    return False
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit as a side: what passes, and how a value is judged."""
+
+    text: str
+    at: float
+    passes: Callable[[float], bool]
+    """Whether a value must pass, by the check's own words; never for NaN."""
+    judge: Callable[[float], Verdict]
+    undecided: Callable[[float], bool] = never
+    """Whether a value is no measurement at all, so that it must decide nothing."""
+
+    def expected(self, value: float) -> Verdict:
+        """What the check must say of a value."""
+        if self.undecided(value):
+            return Verdict.INCONCLUSIVE
+        return Verdict.PASS if self.passes(value) else Verdict.FAIL
+
+
+def tried(limit: float) -> tuple[float, ...]:
+    """The limit, one ulp to either side, NaN and both infinities."""
+    below, above = math.nextafter(limit, -math.inf), math.nextafter(limit, math.inf)
+    return limit, below, above, math.nan, math.inf, -math.inf
+
+
+def less(limit: float, value: float) -> bool:
+    """Strictly below."""
+    return value < limit
+
+
+def more(limit: float, value: float) -> bool:
+    """Strictly above."""
+    return value > limit
+
+
+def at_least(limit: float, value: float) -> bool:
+    """At the limit or above."""
+    return value >= limit
+
+
+def at_most(limit: float, value: float) -> bool:
+    """At the limit or below."""
+    return value <= limit
+
+
+def series_of(metric: str, values: Sequence[float], first: int = 0, scope: str = "step") -> Series:
+    """A column of a metric, with the steps it was told at."""
+    if scope != "step":
+        return Series({metric: tuple(values)})
+    steps = tuple(float(step) for step in range(first, first + len(values)))
+    return Series({"step": steps, metric: tuple(values)})
+
+
+def planted(
+    run: Run,
+    *,
+    steps: Series | None = None,
+    epochs: Series | None = None,
+    slots: Series | None = None,
+    parameters: Series | None = None,
+    events: tuple[Event, ...] = (),
+    facts: dict[str, Any] | None = None,
+    status: str = "COMPLETED",
+    gpu: str | None = None,
+    host: HostInfo | None = None,
+    **further: Any,
+) -> Evidence:
+    """Evidence of a run that never took place; `further` are fields of `Evidence`."""
+    said = Telemetry(
+        steps=steps or Series({}),
+        epochs=epochs or Series({}),
+        slots=slots or Series({}),
+        parameters=parameters or Series({}),
+        events=events,
+        facts=facts or {},
+    )
+    fields = {
+        "id": "0" * 64, "run": run, "run_hash": run_hash(run), "fault": None, "repetition": 0,
+        "host": host or HostInfo(gpu=Gpu(gpu, None, None) if gpu else None), "status": status,
+        "wall_ms": None, "pid": None, "run_folder": True, "started": None, "declared": False,
+        "telemetry": (said,), "witness": Witness(),
+    }  # fmt: skip
+    return Evidence(**(fields | further))

@@ -1,0 +1,27 @@
+"""The entry of a run's process under the plugin: that of `model`, given the properties beyond it.
+
+`model` imports nothing else of the program, so what lies above it is handed in from above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+ENTRY = "pytest_gates.run.entry:run_request"
+"""What the forkserver is told to call."""
+
+
+def run_request(request_path: Path, out: Path) -> int:
+    """Carry out a request and return its exit code; see `model.__main__.run_request`."""
+    from pytest_gates.model.__main__ import run_request as carry_out  # noqa: PLC0415 - loads torch
+
+    return carry_out(request_path, out, of_judging)
+
+
+def of_judging() -> Mapping[str, Callable[[Any, Any], Any]]:
+    """Properties of checks and write-back; imports hypothesis."""
+    from pytest_gates.properties import OF_JUDGING  # noqa: PLC0415 - as said
+
+    return OF_JUDGING
