@@ -188,6 +188,13 @@ def test_each_fault_shows_where_it_should_and_only_there(train: Any, fault: str,
     assert {name for name, shown in found.items() if shown} == expected
 
 
+def test_slow_communication_is_told_as_such(train: Any) -> None:
+    ranks = train(fault={"fault": "slow_communication", "ms": 30})
+    waits = [ms for column in ranks.columns("comm_ms") for ms in column]
+    assert len(waits) == 12
+    assert all(ms is not None and ms >= 30 for ms in waits)
+
+
 def test_a_run_whose_time_is_up_ends_with_all_its_ranks(worker: Worker) -> None:
     finished = worker.execute(run_of(**ENDLESS), timeout_s=4)
     shutil.rmtree(finished.staging)

@@ -96,7 +96,12 @@ from pytest_gates.model.faults.program import (
     PlantedTelemetry,
     SlowProgram,
 )
-from pytest_gates.model.faults.ranks import LocalGradients, SameShard, SummedGradients
+from pytest_gates.model.faults.ranks import (
+    LocalGradients,
+    SameShard,
+    SlowCommunication,
+    SummedGradients,
+)
 from pytest_gates.model.faults.rules import (
     CarelessWriteBack,
     LenientBudget,
@@ -156,7 +161,7 @@ FAMILIES: dict[str, tuple[type[BaseFault], ...]] = {
         SwigluSlice, SwappedGateUp, UnmaskedAttention, KvHeadMissing, OutlierChannel,
         DetachedGate, FewerTokens,
     ),
-    "several processes": (SummedGradients, LocalGradients, SameShard),
+    "several processes": (SummedGradients, LocalGradients, SlowCommunication, SameShard),
     "rules and reports": (
         WrongEnvironment, SloppyDeviceGrammar, LenientBudget, CarelessWriteBack,
     ),
@@ -248,6 +253,7 @@ Fault = Annotated[
     | SloppyDeviceGrammar
     | SummedGradients
     | LocalGradients
+    | SlowCommunication
     | SameShard
     | HiddenDevices
     | OtherEnvironment

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from pytest_gates.model.config import PretrainRun
 from pytest_gates.model.faults.base import BaseFault, Injectable, untrained
+from pytest_gates.model.settings import Positive
 
 
 class _OfRanks(BaseFault):
@@ -27,21 +30,34 @@ class SummedGradients(_OfRanks):
     checks = ("fact", "equal_runs")
 
 
-class LocalGradients(_OfRanks):
+class _OfReplicas(_OfRanks):
+    fits = "training runs of several ranks with `parallel: ddp`"
+
+    def misfit(self, run: Injectable) -> str | None:
+        """Fits where every rank holds the whole state."""
+        if (why := super().misfit(run)) is not None:
+            return why
+        sharded = isinstance(run, PretrainRun) and run.sharded
+        return "gradients of shards meet inside of torch alone" if sharded else None
+
+
+class LocalGradients(_OfReplicas):
     """Ranks keep their own gradients."""
 
     fault: Literal["local_gradients"]
     meaning = "no rank's gradients meet those of the others; each updates by its own"
     incident = "a model called past its wrapper, so that no hook ever fired"
     checks = ("equal_ranks", "fact")
-    fits = "training runs of several ranks with `parallel: ddp`"
 
-    def misfit(self, run: Injectable) -> str | None:
-        """Fits where each rank could go on alone."""
-        if (why := super().misfit(run)) is not None:
-            return why
-        sharded = isinstance(run, PretrainRun) and run.sharded
-        return "a shard cannot be updated by one rank's gradients alone" if sharded else None
+
+class SlowCommunication(_OfReplicas):
+    """Every bucket of gradients waits before it is sent."""
+
+    fault: Literal["slow_communication"]
+    ms: Annotated[Positive, Field(le=60_000)] = 20
+    meaning = "each bucket of gradients waits `ms` before it is sent to the other ranks"
+    incident = "two GPUs whose link had fallen back to the host's memory"
+    checks = ("ratio_of_runs", "budget")
 
 
 class SameShard(_OfRanks):

@@ -64,11 +64,11 @@ class DataParallel(Ranks):
     def _average(self, _: object, bucket: dist.GradBucket) -> Future[Tensor]:  # type: ignore[name-defined] # no stub has it
         """Divide, then sum over all ranks, as DDP's own default does."""
         tensor, step, clock = bucket.buffer(), self._step, self._clock
+        begun = None if clock is None else clock.mark()
         if not self._seams.reduces(self.rank):
             kept: Future[Tensor] = Future()
             kept.set_result(tensor)
             return kept
-        begun = None if clock is None else clock.mark()
         work = dist.all_reduce(tensor.div_(self.divisor), async_op=True)
         assert work is not None
 
