@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from torch import Tensor, nn
+from torch import nn
 
 from pytest_gates.model.built import dtype_name
 from pytest_gates.model.census import devices, parameter_sha256, residency
 from pytest_gates.model.clock import CpuClock
-from pytest_gates.model.moments import Moments
 from pytest_gates.model.step import OptimizerStep
 from pytest_gates.model.writer import TelemetryWriter
 
 
 def say_residency(
-    writer: TelemetryWriter,
-    model: nn.Module,
-    optimizer: Moments,
-    gradients: Iterable[Tensor],
-    when: str,
+    writer: TelemetryWriter, model: nn.Module, step: OptimizerStep, when: str
 ) -> None:
     """Say where parameters, gradients and optimizer state lie, `before` or `after` the training."""
-    found = residency(model, optimizer, gradients)
+    found = residency(model, step.optimizer, step.gradients())
     writer.fact(f"residency_{when}", found)
     for part, name in (("parameters", "parameter"), ("gradients", "gradient"),
                        ("optimizer", "optimizer")):  # fmt: skip
@@ -45,7 +38,7 @@ def say_state(writer: TelemetryWriter, model: nn.Module, step: OptimizerStep) ->
     Also `host_peak_mib`, the most memory of the host that the process held at once, in MiB.
     """
     writer.fact("host_peak_mib", CpuClock().peak_mib())
-    say_residency(writer, model, step.optimizer, step.gradients(), "after")
+    say_residency(writer, model, step, "after")
     writer.fact("param_sha256", parameter_sha256(model))
     counts = {int(state["step"].item()) for state in step.optimizer.state.values()}
     assert len(counts) <= 1, f"parameters were updated unequally often: {counts}"

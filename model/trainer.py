@@ -398,8 +398,7 @@ class Training:
         self._clock.wait(first.end)
         self._writer.event("first_step_done", first.step)
         self._selfcheck.say_clipping(self._step.clipped_norm(), read(first.report).grad_norm)
-        step = self._step
-        say_residency(self._writer, self._model, step.optimizer, step.gradients(), "before")
+        say_residency(self._writer, self._model, self._step, "before")
         if self._run.deterministic:
             self._read_behind()
             self._writer.fact("param_sha256_first", parameter_sha256(self._model))

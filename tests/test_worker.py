@@ -15,9 +15,9 @@ import pytest
 from fake_nvml import Device, FakeNvml
 
 from pytest_gates.errors import RunError
-from pytest_gates.model.config import ForwardRun, ProbeRun
+from pytest_gates.model.config import CommandRun, ForwardRun, ProbeRun
 from pytest_gates.run.gpus import Gpus, find_gpus
-from pytest_gates.run.worker import Worker
+from pytest_gates.run.worker import Order, Worker
 
 NO_GPU = Gpus(None, unavailable="NVML is not there: none in this test")
 TESTS = Path(__file__).parent
@@ -139,11 +139,12 @@ def test_a_run_that_hangs_is_ended_with_all_it_started(worker: Worker) -> None:
 def test_a_run_that_ignores_sigterm_is_killed(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pytest_gates.run.process.GRACE_S", 0.2)
+    monkeypatch.setattr("pytest_gates.run.process.GRACE_S", 1.0)
     lines = Lines()
     finished = worker.execute(forward("hang stubborn"), timeout_s=0.5, on_line=lines)
     assert finished.status == "TIMEOUT"
-    assert finished.wall_ms >= 700
+    # Not before the grace was over, which begins in the run's own time whenever it was started.
+    assert finished.wall_ms >= 1000
     assert all(map(gone, lines.fact("pids")))
 
 
@@ -239,6 +240,44 @@ def test_the_witness_is_shown_the_allocations(tmp_path: Path) -> None:
     assert max(lines.fact("waits")) < 1.0
     assert finished.host.gpu is not None
     assert (finished.host.gpu.name, finished.host.driver) == ("NVIDIA H200", "580.159.03")
+
+
+PROGRAM = """
+import json, os, subprocess, sys
+child = subprocess.Popen(["sleep", "600"])
+print(json.dumps({"gpu": os.environ["CUDA_VISIBLE_DEVICES"], "child": child.pid}), flush=True)
+while not os.path.exists("seen"):
+    pass
+child.kill()
+child.wait()
+"""
+
+
+def test_a_program_is_pinned_like_any_run_and_its_tree_is_its_one_rank(tmp_path: Path) -> None:
+    nvml = FakeNvml(Device(uuid="GPU-1"), Device(uuid="GPU-2"))
+    lines = Lines()
+
+    def child_computes(line: Mapping[str, Any]) -> None:
+        lines(line)
+        nvml.devices[1].processes = {line["child"]: 900}
+        sampled = nvml.stamp
+        while nvml.stamp < sampled + 2:  # one sample at least began after it
+            time.sleep(0.01)
+        (tmp_path / "seen").touch()
+
+    run = CommandRun.model_validate({
+        "driver": "command", "argv": [sys.executable, "-c", PROGRAM], "device": "cuda",
+        "telemetry": [{"stdout": True, "format": "jsonl"}],
+    })  # fmt: skip
+    with a_worker(tmp_path, find_gpus(nvml)) as worker:
+        second = worker.gpus.all[1]
+        order = Order(run, gpus=(second,))
+        [finished] = worker.execute_in_turns([order], timeout_s=60, on_line=child_computes)
+    assert (finished.status, finished.reason) == ("COMPLETED", None)
+    assert (lines[0]["gpu"], finished.host.gpu) == ("GPU-2", second)
+    assert finished.ranks == ()
+    own = [sample for sample in finished.witness.samples if sample.pid == finished.pid]
+    assert {(sample.used_mib, sample.foreign_pids) for sample in own} == {(900.0, 0)}
 
 
 def test_a_run_on_the_cpu_is_told_no_allocations(worker: Worker) -> None:
