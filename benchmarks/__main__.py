@@ -6,10 +6,13 @@ import subprocess
 import sys
 
 ON_CPU = (
-    "plugin_cost", "collect_contracts", "judge_recorded", "make_gates", "ddp_scaling",
-    "trace_overhead",
+    "plugin_cost", "collect_contracts", "judge_recorded", "make_gates", "audit_speed",
+    "write_back", "report_200", "cpu_step", "ddp_scaling", "trace_overhead", "command_cost",
+    "emit_cost",
 )  # fmt: skip
-ON_GPU = ("witness_cost", "headline_gates", "decode_speed", "trace_7b")
+ON_GPU = (
+    "training_step", "witness_cost", "headline_gates", "decode_speed", "trace_7b",
+)  # fmt: skip
 
 
 def main() -> int:

@@ -1,11 +1,11 @@
 """How long the audit and the timeline of many records take.
 
-    python benchmarks/audit_speed.py [--records 100000] [--folder DIR]
+    python -m benchmarks.audit_speed [--records 100000] [--folder DIR]
 
 Makes a project of so many records, each with evidence of its own of about 2 KiB of telemetry, then
-audits it and lists its timelines, each in a process of its own as a user would start it. Prints
-one line of JSON: seconds by the clock, processor seconds, records. The bounds for 100,000 records
-on 2 cores are 20 s for the audit and 3 s for the timeline. A folder that is given is kept, and used
+audits it and lists its timelines, each in a process of its own as a user would start it; audits
+this project's own contracts too. The bounds for 100,000 records on 2 cores are 20 s for the audit
+and 3 s for the timeline, and 2 s for the project's own. A folder that is given is kept, and used
 again if it was made before.
 """
 
@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.measure import ROOT, Cost, cost, environment, report, scratch, spread
 from pytest_gates import __version__
 from pytest_gates.canonical import canonical
 from pytest_gates.contract.load import contract_from
@@ -28,7 +26,7 @@ from pytest_gates.contract.models import Contract, Gate
 from pytest_gates.contract.runs import Caps
 from pytest_gates.evidence import Gpu, HostInfo, run_hash
 from pytest_gates.evidence_store import FORMAT, read_evidence
-from pytest_gates.ledger import EvidenceRef, Record
+from pytest_gates.ledger import EvidenceRef, Record, record_files, shards_of
 from pytest_gates.model.telemetry import encode_line
 from pytest_gates.recording import host_of, observed_of, runs_of
 from pytest_gates.verdict import EVALUATOR, judge
@@ -136,43 +134,42 @@ def project(root: Path, records: int) -> None:
     for number in range(records):
         gate = contract.gates[number % GATES]
         newest[gate.id] = record(root, contract, gate, number, newest.get(gate.id))
-    timed(root, "sync", "contracts")
+    command(root, "sync", "contracts")
 
 
-def timed(root: Path, *command: str) -> tuple[float, float]:
-    """Seconds by the clock and of all processors of one command."""
-    before, begun = os.times(), time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest_gates.cli", *command], cwd=root, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
-    seconds, after = time.perf_counter() - begun, os.times()
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-    spent = (after.children_user - before.children_user) + (
-        after.children_system - before.children_system
-    )
-    return round(seconds, 2), round(spent, 2)
+def command(root: Path, *words: str) -> Cost:
+    """What one command takes, started as a user starts it."""
+    return cost([sys.executable, "-m", "pytest_gates.cli", *words], root, environment(BYTECODE))
+
+
+BYTECODE = Path(tempfile.gettempdir()) / "pytest-gates-bench-bytecode"
+REPETITIONS = 3
+COMMANDS = {
+    "audit": ("audit", "contracts"),
+    "history": ("history",),
+    "history_of_one_gate": ("history", "GATE-000"),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--folder", type=Path)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        root = arguments.folder or Path(temporary)
+    options, _ = parser.parse_known_args()
+    raw: dict[str, list[Cost]] = {}
+    with scratch() as temporary:
+        root = options.folder or temporary
         if not (root / "contracts").is_dir():
-            project(root, arguments.records)
-        told = {"records": arguments.records, "cores": os.cpu_count()}
-        for name, command in (
-            ("audit", ("audit", "contracts")),
-            ("history", ("history",)),
-            ("history_of_one_gate", ("history", "GATE-000")),
-        ):
-            seconds, spent = timed(root, *command)
-            told |= {f"{name}_s": seconds, f"{name}_processor_s": spent}
-        print(json.dumps(told))
+            project(root, options.records)
+        for name, words in COMMANDS.items():
+            raw[name] = [command(root, *words) for _ in range(REPETITIONS)]
+        found = sum(1 for _ in record_files(shards_of(root / "evidence" / "records")))
+    raw["own_audit"] = [command(ROOT, "audit", "contracts") for _ in range(REPETITIONS)]
+    figures: dict[str, object] = {"records": found}
+    for name, many in raw.items():
+        figures[f"{name}_wall_s"] = spread([one.wall_s for one in many])
+        figures[f"{name}_cpu_s"] = spread([one.cpu_s for one in many])
+    report("audit_speed", figures, raw)
 
 
 if __name__ == "__main__":

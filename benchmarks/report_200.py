@@ -11,18 +11,22 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import random
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
+
+from benchmarks.measure import (
+    REPETITIONS,
+    cost,
+    environment,
+    pytest_command,
+    report,
+    scratch,
+    spread,
+)
 
 GATES = 200
 STEPS = 300
-LIMIT_S = 10.0
-LIMIT_MIB = 6.0
 FORWARD_RUNS = 10
 """Heat maps are of runs that are executed; a recording has no slots."""
 
@@ -91,28 +95,27 @@ def _gate(index: int) -> str:
     )
 
 
-def main() -> int:
-    """Make, judge, time; 1 if a limit is exceeded."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--keep", type=Path, help="leave the project in this folder")
-    keep: Path | None = arguments.parse_args().keep
-    with tempfile.TemporaryDirectory(prefix="report-200-") as scratch:
-        root = keep or Path(scratch) / "project"
+def main() -> None:
+    """Make, judge, time."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--keep", type=Path, help="leave the project in this folder")
+    options, _ = parser.parse_known_args()
+    with scratch() as folder:
+        root = options.keep or folder / "project"
         make_project(root)
-        judge = ["-m", "pytest", "-q", "-p", "pytest_gates.plugin", "--gates", "contracts"]
-        judge += ["--gates-record", "changed"]
-        subprocess.run([sys.executable, *judge], cwd=root, check=True, stdout=subprocess.DEVNULL)
-        started, before = time.perf_counter(), os.times()
-        report = ["-m", "pytest_gates.cli", "report", "contracts", "-o", "gates.html"]
-        subprocess.run([sys.executable, *report], cwd=root, check=True)
-        took, after = time.perf_counter() - started, os.times()
-        # Of the children, which is what a busy machine disturbs least.
-        cpu = sum(after[2:4]) - sum(before[2:4])
+        env = environment(folder / "bytecode")
+        judge = pytest_command("-q", "-p", "pytest_gates.plugin", "--gates", "contracts")
+        cost([*judge, "--gates-record", "changed"], root, env)
+        command = [sys.executable, "-m", "pytest_gates.cli", "report", "contracts"]
+        costs = [cost([*command, "-o", "gates.html"], root, env) for _ in range(REPETITIONS)]
         size = (root / "gates.html").stat().st_size / 2**20
-    wall = f"{took:.1f} s wall (limit {LIMIT_S}), {cpu:.1f} s CPU"
-    print(f"{GATES} gates: {wall}, {size:.2f} MiB (limit {LIMIT_MIB})")
-    return int(took > LIMIT_S or size > LIMIT_MIB)
+    figures = {
+        "wall_s": spread([one.wall_s for one in costs]),
+        "cpu_s": spread([one.cpu_s for one in costs]),
+        "mib": round(size, 2),
+    }
+    report("report_200", figures, {"report": costs})
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

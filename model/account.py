@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pytest_gates.model.built import dtype_name
 from pytest_gates.model.census import devices, parameter_sha256, residency
+from pytest_gates.model.clock import CpuClock
 from pytest_gates.model.moments import Moments
 from pytest_gates.model.step import OptimizerStep
 from pytest_gates.model.writer import TelemetryWriter
@@ -39,7 +40,11 @@ def say_optimizer(writer: TelemetryWriter, step: OptimizerStep) -> None:
 
 
 def say_state(writer: TelemetryWriter, model: nn.Module, step: OptimizerStep) -> None:
-    """Say what became of the state: residency, hash, the optimizer's own count of its updates."""
+    """Say what became of the state: residency, hash, the optimizer's own count of its updates.
+
+    Also `host_peak_mib`, the most memory of the host that the process held at once, in MiB.
+    """
+    writer.fact("host_peak_mib", CpuClock().peak_mib())
     say_residency(writer, model, step.optimizer, step.gradients(), "after")
     writer.fact("param_sha256", parameter_sha256(model))
     counts = {int(state["step"].item()) for state in step.optimizer.state.values()}

@@ -12,7 +12,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,14 @@ from pytest_gates.model.tensor_header import read_header
 
 FORMAT = "pytest-gates/checkpoint/1"
 METADATA = ".metadata.json"
+_GPU_GENERATOR = "rng.cuda"
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:
     """State of torch's random generators."""
     states = {"rng.cpu": torch.get_rng_state()}
     if device.type == "cuda":
-        states["rng.cuda"] = torch.cuda.get_rng_state(device)
+        states[_GPU_GENERATOR] = torch.cuda.get_rng_state(device)
     return states
 
 
@@ -246,10 +247,13 @@ def restore(
     count = _load(folder / weights, dict(model.named_parameters()), seams)
     moments = make_moments(model, optimizer, device)
     generators = rng_state(device)
-    count += _load(folder / state, {**moments, **generators}, seams)
+    if _GPU_GENERATOR not in read_header(folder / state)[0]:
+        # Made on a CPU. No step draws from the device's generator, so it is begun anew.
+        generators.pop(_GPU_GENERATOR, None)
+    count += _load(folder / state, {**moments, **generators}, seams, {_GPU_GENERATOR})
     torch.set_rng_state(generators["rng.cpu"])
-    if "rng.cuda" in generators:
-        torch.cuda.set_rng_state(generators["rng.cuda"], device)
+    if _GPU_GENERATOR in generators:
+        torch.cuda.set_rng_state(generators[_GPU_GENERATOR], device)
     return count
 
 
@@ -266,8 +270,15 @@ def make_moments(model: nn.Module, optimizer: Moments, device: torch.device) -> 
     return moments
 
 
-def _load(path: Path, into: Mapping[str, Tensor], seams: Seams) -> int:
+def _load(
+    path: Path,
+    into: Mapping[str, Tensor],
+    seams: Seams,
+    ignored: Collection[str] = frozenset(),
+) -> int:
+    """Read every tensor; the file may have the `ignored` ones too."""
     header, start = read_header(path)
+    header = {name: entry for name, entry in header.items() if name in into or name not in ignored}
     refuse(seams.config_match(_misfit(path.name, header, into)))
     filled = {
         name: tensor

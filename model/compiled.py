@@ -11,8 +11,27 @@ from pytest_gates.model.slots import BLOCK_SLOTS
 from pytest_gates.model.transformer import Observe, Span
 
 
+class _Traces:
+    """How often blocks were traced in this process; each trace is a graph that is compiled."""
+
+    count = 0
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's own
+def _traced() -> int:
+    """Run while a graph is made and never when it runs: the public way to see a compilation."""
+    _Traces.count += 1
+    return 0
+
+
+def compilations() -> int:
+    """Graphs compiled in this process so far, guards that failed and new shapes among them."""
+    return _Traces.count
+
+
 def _seen(block: nn.Module, x: Tensor, span: Span, instead: Sequence[Tensor]) -> list[Tensor]:
     """Every slot of a block as computed; each of `instead` takes its slot's place."""
+    _traced()
     seen: list[Tensor] = []
 
     def keep(_layer: int, _slot: str, value: Tensor) -> Tensor | None:
@@ -24,6 +43,7 @@ def _seen(block: nn.Module, x: Tensor, span: Span, instead: Sequence[Tensor]) ->
 
 
 def _plain(block: nn.Module, x: Tensor, span: Span) -> Tensor:
+    _traced()
     out: Tensor = block(x, span, 0, None)
     return out
 

@@ -308,6 +308,8 @@ class ForwardRun(_Modelled):
     """Whether torch.compile compiles each block, slots included."""
     properties: tuple[ModelProperty, ...] = ()
     """Properties to search for a counterexample."""
+    sketch: StrictBool = False
+    """Whether each slot leaves a sketch, by which `trace_parity` compares two runs."""
     against: Against | None = None
     """Compare each slot with a float64 reference that is fed beside it."""
     decode: Decode | None = None

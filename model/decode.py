@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pytest_gates.model.attention import Cache
+from pytest_gates.model.compiled import compilations
 from pytest_gates.model.config import Decode, ForwardRun
 from pytest_gates.model.forward import ForwardPath
 from pytest_gates.model.seams import CLEAN, Seams
@@ -30,6 +31,8 @@ def decode(
 
     Metrics: `ttft_ms`, `decode_ms`, `decode_tokens_per_sec`. Facts: `generated` (the first tokens
     of the last repetition), `generated_tokens`, `decode_graph` (whether a graph was captured).
+    Event: `compiled`, of a repetition in which torch.compile made a graph: its times are no
+    measure of the others'.
     """
     asked = declared.decode
     assert asked is not None
@@ -37,7 +40,10 @@ def decode(
         prompt = [prompt[i % len(prompt)] for i in range(asked.prefill)]
     generator = Generator(path, asked, len(prompt), declared.seed, seams.before_step)
     for repetition in range(asked.repeat):
+        before = compilations()
         done = generator.generate(prompt)
+        if compilations() > before:
+            writer.event("compiled", repetition, graphs=compilations() - before)
         writer.step(
             step=repetition,
             ttft_ms=done.ttft_ms,

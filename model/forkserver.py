@@ -213,17 +213,17 @@ class Forkserver:
         """Kill all that runs left, and what those start meanwhile; nothing else is below us."""
         until = time.monotonic() + _SWEEP_S
         while time.monotonic() < until:
+            try:
+                while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                    pass
+            except ChildProcessError:
+                return
             left = _descendants(_living(), {os.getpid()}) - {os.getpid()}
             for pid in left:
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
-            try:
-                while os.waitpid(-1, os.WNOHANG) != (0, 0):
-                    pass
-            except ChildProcessError:
-                return
             time.sleep(_LOOK_S / 10)
 
     def _become_run(self, server: int, message: dict[str, Any]) -> NoReturn:

@@ -67,7 +67,7 @@ def run(request: Request, device: torch.device, writer: TelemetryWriter, seams: 
         model.model.run_block = CompiledBlocks()
     tokens = seams.fed(given.tokens)
     seams.before_step(0)
-    slots = look(path, tokens, writer)
+    slots = look(path, tokens, writer, sketch=declared.sketch)
     if declared.against is None:
         slots.write(writer)
     else:
@@ -153,7 +153,9 @@ def say_prompt(given: Fed, writer: TelemetryWriter) -> None:
     writer.fact("tokenizer_sha256", given.sha256)
 
 
-def look(path: ForwardPath, tokens: Sequence[int], writer: TelemetryWriter) -> SlotStatistics:
+def look(
+    path: ForwardPath, tokens: Sequence[int], writer: TelemetryWriter, *, sketch: bool = False
+) -> SlotStatistics:
     """Feed one sequence under observation, and say the facts of the pass.
 
     Facts: `tokens` (count), `tokens_sha256` and `positions_sha256` (as little-endian int64),
@@ -161,7 +163,7 @@ def look(path: ForwardPath, tokens: Sequence[int], writer: TelemetryWriter) -> S
     holds bf16 exactly) and `prompt_loss`: the mean cross-entropy of each next token in nats, near
     ln(vocabulary) for a fresh model, and None for a single token, which has no next one.
     """
-    slots = SlotStatistics()
+    slots = SlotStatistics(sketch=sketch)
     logits = path(tokens, slots).float()  # T V
     _say_fed("", tokens, writer)
     writer.fact("shapes_sha256", slots.shapes_sha256)

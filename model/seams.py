@@ -36,8 +36,20 @@ def _nothing(_: object) -> None:
     """A neutral seam that only watches."""
 
 
+_CLIP_EPS = 1e-6
+"""What `torch.nn.utils.clip_grad_norm_` adds to the norm before it divides."""
+
+
 def _clip(parameters: Iterable[Tensor], largest: float) -> Tensor:
-    return torch.nn.utils.clip_grad_norm_(parameters, largest, foreach=True)
+    """As `torch.nn.utils.clip_grad_norm_`, which multiplies by 1 where nothing is to be clipped."""
+    parameters = list(parameters)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+    # To look at the norm costs nothing on the CPU, and a wait elsewhere.
+    if norm.is_cpu and norm + _CLIP_EPS <= largest:
+        return norm
+    torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm, foreach=True)
+    return norm
 
 
 @dataclass(frozen=True, kw_only=True)

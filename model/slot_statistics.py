@@ -15,6 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from pytest_gates.model.sketch import sketches, told
 from pytest_gates.model.writer import TelemetryWriter
 
 STATISTICS = ("mean", "std", "rms", "abs_max", "kurtosis", "zeros_pct", "non_finite")
@@ -121,9 +122,13 @@ def _odd_numbers(count: int, device: torch.device) -> Tensor:
 
 
 class SlotStatistics:
-    """An observer of a forward pass: keeps a row a slot on the device until it is asked."""
+    """An observer of a forward pass: keeps a row a slot on the device until it is asked.
 
-    def __init__(self) -> None:
+    With `sketch` each row holds what another run's can be compared by, see `model.sketch`.
+    """
+
+    def __init__(self, *, sketch: bool = False) -> None:
+        self._sketches: list[Tensor] | None = [] if sketch else None
         self._places: list[tuple[int, str, torch.Size]] = []
         self._held: dict[tuple[int, torch.dtype], list[tuple[int, Tensor]]] = defaultdict(list)
         self._held_bytes = 0
@@ -147,6 +152,8 @@ class SlotStatistics:
             quick = quick_statistics(slots) if slots.device.type == "cpu" else None
             self._order += places
             self._marks.append(fingerprints(slots))
+            if self._sketches is not None:
+                self._sketches.append(sketches(slots))
             self._figures.append(slot_statistics(slots) if quick is None else quick)
         self._held.clear()
         self._held_bytes = 0
@@ -166,15 +173,23 @@ class SlotStatistics:
         self._look()
         figures, marks = self._read()
         found = dict(zip(self._order, zip(figures, marks, strict=True), strict=True))
+        sketched = self._sketched()
         return [
             {
                 "layer": layer,
                 "slot": slot,
                 **dict(zip(STATISTICS, found[index][0], strict=True)),
                 "hash": f"{found[index][1] & 0xFFFFFFFF:08x}",
+                **({"sketch": told(shape.numel(), sketched[index])} if sketched else {}),
             }
-            for index, (layer, slot, _) in enumerate(self._places)
+            for index, (layer, slot, shape) in enumerate(self._places)
         ]
+
+    def _sketched(self) -> dict[int, Tensor]:
+        """The sketches by place, on the host; empty if none was asked for."""
+        if self._sketches is None:
+            return {}
+        return dict(zip(self._order, torch.cat(self._sketches).cpu(), strict=True))
 
     @property
     def shapes(self) -> list[str]:

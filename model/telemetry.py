@@ -107,6 +107,7 @@ EVENTS: dict[str, str] = {
     "checkpoint_loaded": "the state of another run was read",
     "stimulus_applied": "the declared stimulus took effect",
     "rank_ended": "one rank of several ended other than completed; its status says how",
+    "compiled": "torch.compile made a graph during this step, whose times it contaminates",
     "run_finished": "the run came to its own end",
 }
 """Every event by name."""

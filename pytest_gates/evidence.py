@@ -16,7 +16,6 @@ from pydantic import TypeAdapter
 
 from pytest_gates.canonical import digest
 from pytest_gates.model.config import PRESETS, PretrainRun, RecordedRun, Run, Settings
-from pytest_gates.model.faults import fault_adapter
 from pytest_gates.model.telemetry import STATUSES
 
 SCHEMA = 1
@@ -293,18 +292,6 @@ _hashes: dict[int, tuple[Run, str]] = {}
 @functools.lru_cache(maxsize=HASHES_KEPT)
 def _run_hash(run: Run) -> str:
     return digest({"schema": SCHEMA, "run": run.model_dump(mode="json", exclude_defaults=True)})
-
-
-def fault_hash(fault: Mapping[str, Any]) -> str:
-    """SHA-256 of a declared fault, fields at their default left out.
-
-    Raises:
-        pydantic.ValidationError: it is no fault of the catalogue.
-    """
-    declared = fault_adapter.validate_python(dict(fault))
-    return digest(
-        {"schema": SCHEMA, "fault": declared.model_dump(mode="json", exclude_defaults=True)}
-    )
 
 
 def difference(declared: Run, evidence: Evidence) -> str | None:

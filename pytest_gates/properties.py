@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies
 
 from pytest_gates.checks.binomial import critical_counts
+from pytest_gates.contract.basis import BASIS
 from pytest_gates.contract.nodes import parse_document, to_data
 from pytest_gates.errors import GatesError
 from pytest_gates.model.properties.search import Counterexample, Search
 from pytest_gates.model.searches import BudgetRule, WriteBack
-from pytest_gates.writeback import BASIS, ContractEdit, GateEdit, render
+from pytest_gates.writeback import ContractEdit, GateEdit, render
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn, SearchStrategy

@@ -1,11 +1,10 @@
-"""The rim of a session: obtains evidence, has it judged, records, and writes back at the end."""
+"""The rim of a session: obtains evidence, has it judged, and records; `closing` does the rest."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from pytest_gates.attacks import carry_out
@@ -15,7 +14,7 @@ from pytest_gates.boundary import flaw
 from pytest_gates.checks.base import Verdict
 from pytest_gates.checks.status import ExitStatus
 from pytest_gates.clock import utc_date
-from pytest_gates.contract.load import contract_from
+from pytest_gates.closing import Closing
 from pytest_gates.contract.models import Contract, Falsifier, Gate, check_kind
 from pytest_gates.contract.unique import Declared
 from pytest_gates.errors import RunError
@@ -30,15 +29,10 @@ from pytest_gates.recording import (
     Recording,
     host_of,
     observed_of,
-    saved_text,
     seen_red_by,
-    write_contracts,
 )
 from pytest_gates.report.failure import falsifier_report, gate_report, plain_report
-from pytest_gates.report.github import workflow_commands
-from pytest_gates.report.publish import Publisher
-from pytest_gates.report.terminal import write_summary
-from pytest_gates.results import Mode, Result, Status, armed_by_session
+from pytest_gates.results import Mode, Result, Status
 from pytest_gates.run.executor import Executor
 from pytest_gates.run.plan import describe, executions
 from pytest_gates.settings import Settings
@@ -65,8 +59,7 @@ class GatesSession:
         self._executor = Executor(settings, self.read)
         self._recording = Recording(settings, self.ledger)
         self._suspicion = Suspicion(self.ledger)
-        self._told: Iterable[str] = ()
-        self._contracts: dict[str, Contract] = {}
+        self._closing = Closing(settings)
 
     def close(self) -> None:
         """End all processes."""
@@ -372,21 +365,9 @@ class GatesSession:
     def _kept(self, contract: Contract, draft: Draft, result: Result) -> Result:
         """Record what is due, and keep the contract's text for the session's end."""
         kept = self._recording.record(draft)
-        if contract.sha not in self._contracts:
-            self._contracts[contract.sha] = contract
-            path = saved_text(self.settings, contract.sha)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(contract.text, encoding="utf-8", newline="")
+        self._closing.keep(contract)
         proposed = None if kept.proposed is None else kept.proposed.to_json()
         return replace(result, record=kept.sha, written=kept.written, proposed=proposed)
-
-    def _as_judged(self, result: Result) -> Contract | None:
-        """The contract of a result, whichever process judged it; None if none did."""
-        path = saved_text(self.settings, result.seen)
-        if result.seen not in self._contracts and path.exists():
-            text = path.read_bytes().decode()
-            self._contracts[result.seen] = contract_from(text, result.contract, self.settings.caps)
-        return self._contracts.get(result.seen)
 
     def finish(self, results: Sequence[Mapping[str, Any]]) -> None:
         """Write verdicts back, once a contract; called where all results are known."""
@@ -394,22 +375,13 @@ class GatesSession:
         if any(one.written for one in parsed):
             self.ledger = Ledger(self.settings.evidence)  # workers appended to it
         self._executor.discard_artifacts()
-        told = write_contracts(self.settings, self.ledger, parsed, self._as_judged)
-        published = Publisher(
-            self.settings, armed_by_session(parsed), self._as_judged, self.ledger, self.read
-        )
-        written = told if self.settings.record == "never" else list(told)
-        self._told = chain(written, published.publish())
+        self._closing.finish(parsed, self.ledger, self.read)
 
     def summarise(
         self, results: Sequence[Mapping[str, Any]], reporter: pytest.TerminalReporter
     ) -> None:
         """The end of the terminal's output."""
-        parsed = [Result.from_json(dict(one)) for one in results]
-        armed = sorted(armed_by_session(parsed), key=lambda one: (one.contract, one.line))
-        write_summary(armed, self._told, reporter)
-        for line in workflow_commands(parsed, self.settings.root):
-            reporter.write_line(line)
+        self._closing.summarise([Result.from_json(dict(one)) for one in results], reporter)
 
 
 def _mode(evidence: EvidenceByRun) -> Mode:

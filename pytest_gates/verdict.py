@@ -118,8 +118,9 @@ def _tells(one: Evidence, metric: str) -> bool:
 
 
 def _evaluate(check: Check, gate: Gate, evidence: EvidenceByRun) -> list[Outcome]:
-    if isinstance(check, RunsCheck):
-        return [check.evaluate(evidence)]
+    several = check if isinstance(check, RunsCheck) else check.over_runs()
+    if several is not None:
+        return [several.evaluate(evidence)]
     assert isinstance(check, RunCheck), f"{check_kind(check)} is neither kind of check"
     assert gate.run is not None, "refused when the contract was loaded"
     outcomes = [

@@ -22,15 +22,14 @@ from filelock import FileLock, Timeout
 
 from pytest_gates.canonical import text_digest
 from pytest_gates.contract import nodes
+from pytest_gates.contract.basis import BASIS, is_ours
 from pytest_gates.contract.guard import decode_contract, read_contract_bytes
 from pytest_gates.contract.nodes import Node, Scalar, node_at, parse_document, place, to_data
-from pytest_gates.contract.scalars import kind
 from pytest_gates.disk import fsync_folder
 from pytest_gates.errors import ContractError, WriteBackRefusedError
 from pytest_gates.splice import Draft, block, difference, flow, plain, quoted, spell
 from pytest_gates.textdiff import unified
 
-BASIS = "verdict_basis"
 NOTE = "verdict_basis_note"
 """Where a basis that people wrote is kept."""
 LOCK_TIMEOUT_S = 30.0
@@ -64,12 +63,6 @@ class ContractEdit:
     """Entry for the contract's changelog, `{version} (2026-11-23): GATE-X pending -> pass`. It is
     written if a verdict changes and there is a list of texts to put it before. `{version}` stands
     for the new version, which only the text at the time of writing tells."""
-
-
-def gate_basis(gate: nodes.Mapping) -> tuple[dict[str, Any], ...]:
-    """The entries that write-back left in a gate; none if people wrote the basis, or nobody."""
-    value = gate.get(BASIS)
-    return tuple(to_data(value)) if isinstance(value, nodes.Sequence) and _is_ours(value) else ()
 
 
 def render(text: str, edit: ContractEdit, file: str) -> str:
@@ -277,7 +270,7 @@ def _edit_basis(
     draft: Draft, gate: nodes.Mapping, data: dict[str, Any], edit: GateEdit, anchor: Node
 ) -> None:
     entry = gate.entry(BASIS)
-    if entry is not None and not _is_ours(entry[1]):
+    if entry is not None and not is_ours(entry[1]):
         note = NOTE
         while note in data:
             note += "_"
@@ -366,16 +359,6 @@ def _holders(
 def _pad(gate: nodes.Mapping) -> str:
     """Indentation of a block gate's keys."""
     return " " * (gate.column - 1)
-
-
-def _is_ours(value: Node) -> bool:
-    """Whether a basis was written here, or nobody wrote one yet."""
-    if isinstance(value, nodes.Sequence):
-        return all(
-            isinstance(item, nodes.Mapping) and item.get("record") is not None
-            for item in value.items
-        )
-    return isinstance(value, Scalar) and kind(value.value, value.style) == "null"
 
 
 def foreign(data: Any) -> Any:

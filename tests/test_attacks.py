@@ -114,6 +114,15 @@ def test_planted_evidence_that_cannot_work_is_refused(
     assert said in result.stdout.str()
 
 
+def test_planted_evidence_of_shortened_runs_is_refused(project: Project) -> None:
+    path = attacked(project, "{fault: typed_verdict}", "{verdict: unfounded}")
+    text = path.read_text(encoding="utf-8").replace("expect:", "shorten: {}\n    expect:")
+    path.write_text(text, encoding="utf-8")
+    result = project.run("--collect-only")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert "planted evidence is that of the gate's own runs" in result.stdout.str()
+
+
 def test_a_gate_that_cannot_run_here_is_attacked_by_its_recorded_evidence(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

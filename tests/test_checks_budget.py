@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from pytest_gates.checks.base import Verdict
 from pytest_gates.checks.budget import Budget
-from pytest_gates.evidence import Evidence, Gpu, HostInfo, Sample, Witness
+from pytest_gates.evidence import Evidence, Gpu, HostInfo, Sample, Telemetry, Witness
 from pytest_gates.model.config import RecordedRun
 
 FIELD = Path(__file__).resolve().parents[2] / "shared" / "field"
@@ -193,6 +193,19 @@ def test_only_contamination_within_the_window_counts() -> None:
     within = Witness((sample(1000 + 15 * 70, **THROTTLED),))
     assert check.evaluate(replace(said, witness=before)).verdict is FAIL
     assert check.evaluate(replace(said, witness=within)).verdict is INCONCLUSIVE
+
+
+def test_a_compilation_within_the_window_excuses_a_fail_and_leaves_a_pass() -> None:
+    check = budget(steps=(10, 39))
+    slow, quick = timed([70.0] * 40), timed([50.0] * 40)
+    within = Telemetry(steps=slow.main.steps, events=(event("compiled", 12, graphs=1),))
+    before = Telemetry(steps=slow.main.steps, events=(event("compiled", 9, graphs=1),))
+    found = check.evaluate(replace(slow, telemetry=(within,)))
+    assert found.verdict is INCONCLUSIVE
+    assert "contaminated: compiled during 1 step(s), first 12" in found.detail
+    assert check.evaluate(replace(slow, telemetry=(before,))).verdict is FAIL
+    same = Telemetry(steps=quick.main.steps, events=within.events)
+    assert check.evaluate(replace(quick, telemetry=(same,))).verdict is PASS
 
 
 def refusals(check: Budget, **run: Any) -> list[str]:

@@ -242,7 +242,8 @@ def kept(**changes: Any) -> Evidence:
     ]
     epochs = Series({"epoch": tuple(map(float, changes.get("epochs", (0,))))})
     return evidence(
-        run, epochs=epochs, facts={"resumed_files": {"epoch-000.safetensors": "44"}},
+        run, epochs=epochs,
+        facts={"resumed_files": {"epoch-000.safetensors": "44"}, **changes.get("facts", {})},
         artifacts=tuple(files), status=changes.get("status", "COMPLETED"),
         events=changes.get("events", ()),
     )  # fmt: skip
@@ -270,6 +271,37 @@ def test_checkpoints_are_whole_or_the_gate_is_red(
 ) -> None:
     check = Artifacts.model_validate({"kind": "artifacts", "source_unchanged": True})
     outcome = check.evaluate(kept(**changes))
+    assert outcome.verdict is (PASS if told is None else FAIL)
+    assert told is None or told in outcome.summary
+
+
+STOOD = [event("training_started", at_ms=1000.0), event("run_finished", at_ms=3000.0)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "facts", "told"),
+    [
+        ({"blocked_share_below": 0.05}, {"checkpoint_blocked_ms": 99.9}, None),
+        (
+            {"blocked_share_below": 0.05},
+            {"checkpoint_blocked_ms": 100.0},
+            "the training stood still 5 % of its time, limit 5 %",
+        ),
+        ({"blocked_share_below": 0.05}, {}, "does not say how long it trained and stood still"),
+        ({"host_memory_below": 2.0}, {"host_peak_mib": 31.9 / 2**20}, None),
+        (
+            {"host_memory_below": 2.0},
+            {"host_peak_mib": 32 / 2**20},
+            "limit 2 times the checkpoint's 1.52588e-05 MiB",
+        ),
+        ({"host_memory_below": 2.0}, {}, "does not say how much memory of the host it held"),
+    ],
+)
+def test_what_checkpoints_cost_has_a_limit(
+    asked: dict[str, float], facts: dict[str, float], told: str | None
+) -> None:
+    check = Artifacts.model_validate({"kind": "artifacts", **asked})
+    outcome = check.evaluate(kept(facts=facts, events=STOOD))
     assert outcome.verdict is (PASS if told is None else FAIL)
     assert told is None or told in outcome.summary
 

@@ -536,3 +536,17 @@ def test_the_metrics_that_a_fault_plants_exist() -> None:
     from pytest_gates.model.faults.program import PlantedTelemetry
 
     assert PlantedTelemetry.typical(run).metric in METRICS
+
+
+def test_mutation_asks_for_permission_too(
+    program: Program, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pytest_gates.cli import main
+
+    program(TWENTY, "--collect-only")
+    monkeypatch.chdir(program.project.root)
+    command = ["mutate", "contracts", "--fault", "planted_telemetry", "--fresh"]
+    main(command)
+    assert "blocked on this machine: planted_telemetry" in capsys.readouterr().out
+    assert main([*command, "--allow-driver", "command"]) == 0
+    assert "CAUGHT" in capsys.readouterr().out.upper()

@@ -115,6 +115,14 @@ def test_every_example_of_the_language_loads() -> None:
     assert contract.runs["nan-at-7"].driver == "pretrain"
 
 
+def test_every_example_of_your_own_trainer_loads() -> None:
+    runs, telemetry = yaml_blocks(DOCS / "your-own-trainer.md")
+    indented = "".join(f"    {line}\n" for line in telemetry.splitlines())
+    other = f"  other:\n    driver: command\n    argv: [x]\n    device: cpu\n{indented}"
+    contract = contract_from(runs + other, "x.yaml", Caps())
+    assert {run.driver for run in contract.runs.values()} == {"command"}
+
+
 def test_the_language_names_every_driver() -> None:
     text = (DOCS / "contract-language.md").read_text(encoding="utf-8")
     assert [name for name in DRIVERS if f"`{name}`" not in text] == []

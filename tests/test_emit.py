@@ -86,6 +86,14 @@ def test_a_loop_that_fails_keeps_what_was_told_and_does_not_say_that_it_finished
     assert "run_finished" not in [event.event for event in told.events]
 
 
+def test_a_second_training_of_a_program_is_not_told(tmp_path: Path) -> None:
+    losses = a_loop(tmp_path)
+    told = parsed(tmp_path).steps
+    with pytest.warns(UserWarning, match="this is another one; it is not told"):
+        assert a_loop(tmp_path) == losses
+    assert parsed(tmp_path).steps == told
+
+
 def test_a_rank_tells_into_a_file_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

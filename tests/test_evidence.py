@@ -16,7 +16,7 @@ from sealed import DATA, H200, seal_run, small_run, step_lines
 
 from pytest_gates.canonical import canonical
 from pytest_gates.errors import EvidenceError
-from pytest_gates.evidence import Gpu, Sample, difference, fault_hash, run_hash, unmet
+from pytest_gates.evidence import Gpu, Sample, difference, run_hash, unmet
 from pytest_gates.evidence_store import promote, read_evidence, scrub
 from pytest_gates.model.config import (
     PRESETS,
@@ -70,12 +70,6 @@ def test_a_runs_hash_is_what_it_was() -> None:
 )  # fmt: skip
 def test_every_declared_difference_is_another_hash(change: dict[str, Any]) -> None:
     assert run_hash(small_run(**change)) != run_hash(small_run())
-
-
-def test_a_faults_hash_leaves_out_defaults_too() -> None:
-    plain = fault_hash({"fault": "slow_step", "ms": 600})
-    assert plain == fault_hash({"fault": "slow_step", "ms": 600, "from_step": 0})
-    assert plain != fault_hash({"fault": "slow_step", "ms": 601})
 
 
 # --- whose evidence it is -----------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -275,3 +276,17 @@ def test_a_contract_that_asks_for_the_impossible_is_told_both_counts(tmp_path: P
     assert outcome.verdict is Verdict.FAIL
     assert "parameters is 322,045,952" in outcome.summary
     assert "tied 322,045,952, untied 373,509,120" in outcome.summary
+
+
+def test_a_repetition_in_which_something_was_compiled_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The graphs are traced as ever, and run as they are: no compiler is needed.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    decode = {"tokens": 3, "repeat": 3}
+    lines = _forward(tmp_path / "out", compiled=True, decode=decode)
+    compiled = [line["step"] for line in lines if line.get("event") == "compiled"]
+    assert compiled == [0]
+    assert [line["step"] for line in lines if line["kind"] == "step"] == [0, 1, 2]
+    plain = _forward(tmp_path / "plain", decode=decode)
+    assert "compiled" not in {line.get("event") for line in plain}

@@ -22,6 +22,7 @@ from pytest_gates.model.properties.of_models import OF_A_MODEL, causality
 from pytest_gates.model.properties.of_paths import OF_A_PATH
 from pytest_gates.model.properties.of_rules import OF_THE_RULES, device_grammar
 from pytest_gates.model.properties.search import Search, search
+from pytest_gates.properties import OF_JUDGING
 
 GRAMMAR = DeviceGrammarProperty(name="device_grammar", examples=120)
 
@@ -196,7 +197,7 @@ def test_nan_shows_nothing_and_equal_infinities_are_unchanged() -> None:
 
 def test_every_declared_property_is_registered() -> None:
     assert set(OF_A_MODEL) | set(OF_A_PATH) == _names(ModelProperty)
-    assert set(OF_THE_RULES) == _names(RuleProperty)
+    assert set(OF_THE_RULES) | set(OF_JUDGING) == _names(RuleProperty)
 
 
 def _names(union: object) -> set[str]:

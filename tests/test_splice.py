@@ -8,8 +8,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_gates.contract.basis import gate_basis
 from pytest_gates.contract.nodes import Mapping, node_at, parse_document
-from pytest_gates.writeback import ContractEdit, GateEdit, gate_basis, render
+from pytest_gates.writeback import ContractEdit, GateEdit, render
 
 BASIS = ({"record": "ab" * 32, "measured": {"value": 45.1, "n": 80}, "host": "NVIDIA H200"},)
 LINES = [

@@ -114,12 +114,13 @@ def off_cuda(run: Injectable) -> str | None:
 
 LARGE = 50_000_000
 """Parameters above which a fault that moves training to the CPU is only tried shortened."""
+TOO_LARGE = "so large a model on the CPU takes hours; a falsifier that shortens the run tries it"
 
 
 def too_large(run: Injectable) -> str | None:
     """Why the fault is left to a falsifier that shortens the run, or None."""
     if isinstance(run, PretrainRun) and run.architecture.parameters > LARGE:
-        return "so large a model on the CPU takes hours; a falsifier that shortens the run tries it"
+        return TOO_LARGE
     return None
 
 

@@ -34,6 +34,7 @@ class Planted(BaseFault):
     """What the gate must be told to be; never `pass`. `fail` is what its checks must say."""
     checks: ClassVar[tuple[str, ...]] = ("audit",)
     fits = "every run"
+    captured = True  # it reaches no run
 
     def misfit(self, run: Injectable) -> str | None:
         """Fits every run: all leave evidence."""

@@ -8,7 +8,13 @@ from pydantic import AfterValidator, Field, StrictInt, StrictStr, WithJsonSchema
 
 from pytest_gates.model.command import CommandRun, variables
 from pytest_gates.model.config import NotNegative, Positive
-from pytest_gates.model.faults.base import BaseFault, Injectable, untimed
+from pytest_gates.model.faults.base import (
+    CPU_TIMES,
+    LARGE,
+    TOO_LARGE,
+    BaseFault,
+    Injectable,
+)
 from pytest_gates.model.telemetry import METRICS
 
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -54,6 +60,13 @@ class HiddenDevices(OfProgram):
             return wrong
         return None if run.device.startswith("cuda") else f"the run asks for {run.device}"
 
+    def unseen(self, run: Injectable) -> str | None:
+        """A large model on the CPU takes hours."""
+        architecture = run.architecture if isinstance(run, CommandRun) else None
+        if architecture is not None and architecture.parameters > LARGE:
+            return TOO_LARGE
+        return None
+
 
 class OtherEnvironment(OfProgram):
     """Environment variables of the program are other ones."""
@@ -95,7 +108,8 @@ class SlowProgram(OfProgram):
 
     def unseen(self, run: Injectable) -> str | None:
         """Absolute times of a CPU are no claim."""
-        return untimed(run)
+        on_cuda = isinstance(run, CommandRun) and run.device.startswith("cuda")
+        return None if on_cuda else CPU_TIMES
 
 
 class KilledProgram(OfProgram):

@@ -10,6 +10,7 @@ from hypothesis import strategies
 from torch import Tensor
 
 from pytest_gates.model.attention import Cache
+from pytest_gates.model.properties.of_models import within
 from pytest_gates.model.properties.search import Search
 from pytest_gates.model.searches import DecodeEqualsPrefill, Padding, PositionShift
 from pytest_gates.model.telemetry import encode_number
@@ -39,6 +40,11 @@ def _apart(before: Tensor, after: Tensor, atol: float, **told: Any) -> Found:
     return {**told, "largest_difference": encode_number(distance), "atol": atol}
 
 
+def _recall(vocabulary: int, number: str) -> Callable[[dict[str, Any]], Case]:
+    """A case as it was told: its tokens, and its number under that name."""
+    return lambda known: (within(known["tokens"], vocabulary), int(known[number]))
+
+
 def decode_equals_prefill(declared: DecodeEqualsPrefill, path: ForwardPath) -> Search[Case]:
     """Feed some tokens at once and the rest one by one through the cache, against all at once."""
 
@@ -55,7 +61,8 @@ def decode_equals_prefill(declared: DecodeEqualsPrefill, path: ForwardPath) -> S
         return _apart(whole, joined, float(declared.atol), tokens=tokens, prefill=cut)
 
     vocab = path.model.architecture.vocab
-    return Search((_cases(vocab, declared.length, declared.length),), violation, declared.examples)
+    cases = _cases(vocab, declared.length, declared.length)
+    return Search((cases,), violation, declared.examples, _recall(vocab, "prefill"))
 
 
 def position_shift(declared: PositionShift, path: ForwardPath) -> Search[Case]:
@@ -67,8 +74,9 @@ def position_shift(declared: PositionShift, path: ForwardPath) -> Search[Case]:
         before, after = path.batch([tokens])[0], path.batch([tokens], positions=positions)[0]
         return _apart(before, after, float(declared.atol), tokens=tokens, shift=shift)
 
-    cases = _cases(path.model.architecture.vocab, declared.length, declared.shift)
-    return Search((cases,), violation, declared.examples)
+    vocab = path.model.architecture.vocab
+    cases = _cases(vocab, declared.length, declared.shift)
+    return Search((cases,), violation, declared.examples, _recall(vocab, "shift"))
 
 
 def padding(declared: Padding, path: ForwardPath) -> Search[Case]:
@@ -87,8 +95,9 @@ def padding(declared: Padding, path: ForwardPath) -> Search[Case]:
         alone = path.batch([tokens])[0].repeat(2, 1)
         return _apart(alone, both, float(declared.atol), tokens=tokens, padding=pad)
 
-    cases = _cases(path.model.architecture.vocab, declared.length, 8)
-    return Search((cases,), violation, declared.examples)
+    vocab = path.model.architecture.vocab
+    cases = _cases(vocab, declared.length, 8)
+    return Search((cases,), violation, declared.examples, _recall(vocab, "padding"))
 
 
 OF_A_PATH: dict[str, Callable[[Any, ForwardPath], Search[Case]]] = {

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from pytest_gates.boundary.limits import Limit, tried
 from pytest_gates.boundary.of_a_run import OF_A_RUN
-from pytest_gates.boundary.of_runs import OF_RUNS
+from pytest_gates.boundary.of_runs import OF_RANKS, OF_RUNS
 from pytest_gates.boundary.of_traces import OF_TRACES
 from pytest_gates.checks.base import Check, Verdict
 from pytest_gates.contract.models import Gate, check_kind
 
-_OF_ONE = {**OF_A_RUN, **OF_TRACES}
+_OF_ONE = {**OF_A_RUN, **OF_RANKS, **OF_TRACES}
 PROVEN = frozenset({*_OF_ONE, *OF_RUNS})
 """The checks whose limits are tried."""
 

@@ -1,4 +1,4 @@
-"""Limits of checks over several runs."""
+"""Limits of checks over several executions: of runs, or of the ranks of one run."""
 
 from __future__ import annotations
 
@@ -9,53 +9,46 @@ from typing import Any
 
 from pytest_gates.boundary.limits import FEWEST, Limit, less, more, never, planted, series_of
 from pytest_gates.checks.base import Verdict
+from pytest_gates.checks.equal_ranks import EqualRanks
 from pytest_gates.checks.equal_runs import EqualRuns
 from pytest_gates.checks.ratio_of_runs import RatioOfRuns
-from pytest_gates.evidence import Evidence, Series
-from pytest_gates.model.config import Run
+from pytest_gates.evidence import Event, Evidence, Series, Telemetry
+from pytest_gates.model.config import PretrainRun, Run
 from pytest_gates.model.telemetry import METRICS
 
 FACT = "the same on all sides"
 
 
-def _of_equality(check: EqualRuns, runs: Mapping[str, Run]) -> Iterator[Limit]:
-    """One value of one metric apart in the first execution, all else the same."""
+def _said(check: EqualRuns | EqualRanks, metric: str, value: float) -> Telemetry:
+    """0 in every place, and another first value of one metric."""
     first, last = check.steps or (0, FEWEST - 1)
-    count, tolerance = last - first + 1, float(check.tolerance)
+    series: dict[str, dict[str, tuple[float | str | None, ...]]] = {}
+    for name in check.metrics:
+        scope = METRICS[name].scope
+        values = [0.0] * (last - first + 1)
+        values[0] = value if name == metric else 0.0
+        columns = series.setdefault(scope, {})
+        columns |= series_of(name, values, first, scope).columns
+    return Telemetry(
+        steps=Series(series.get("step", {})),
+        epochs=Series(series.get("epoch", {})),
+        slots=Series(series.get("slot", {})),
+        facts=dict.fromkeys(check.facts, FACT),
+        # A rank tells its own end; under this one a finished window counts.
+        events=(Event("rank_ended", None, {"status": "DIVERGENCE"}),),
+    )
 
-    def told(need: str, number: int, metric: str, value: float) -> Evidence:
-        series: dict[str, dict[str, tuple[float, ...]]] = {}
-        for name in check.metrics:
-            scope = METRICS[name].scope
-            values = [0.0] * count
-            values[0] = value if name == metric else 0.0
-            columns = series.setdefault(scope, {})
-            columns |= series_of(name, values, first, scope).columns  # type: ignore[arg-type]  # numbers alone
-        return planted(
-            runs[need],
-            steps=Series(series.get("step", {})),
-            epochs=Series(series.get("epoch", {})),
-            slots=Series(series.get("slot", {})),
-            facts=dict.fromkeys(check.facts, FACT),
-            status="DIVERGENCE",
-            id=f"{number:064x}",
-        )
 
-    def judged(metric: str, value: float) -> Verdict:
-        sides: dict[str, list[Evidence]] = {}
-        number = 0
-        for need in check.needs():
-            for _ in range(need.repeat):
-                apart = value if number == 0 else 0.0
-                sides.setdefault(need.run, []).append(told(need.run, number, metric, apart))
-                number += 1
-        return check.evaluate({name: tuple(many) for name, many in sides.items()}).verdict
+def _both_sides(
+    check: EqualRuns | EqualRanks, count: int, judged: Callable[[str, float], Verdict]
+) -> Iterator[Limit]:
+    """The tolerance to both sides of 0, for each metric; `judged` sets one execution apart."""
+    tolerance, differ = float(check.tolerance), check.expect == "differ"
 
     def same(value: float) -> bool:
         return abs(value) <= tolerance
 
-    differ = check.expect == "differ"
-    if differ and number_of(check) > 2:  # noqa: PLR2004 - every two must differ, and one is apart
+    if differ and count > 2:  # noqa: PLR2004 - every two must differ, and one alone is apart
         return
     for metric in check.metrics:
         for at in {tolerance, -tolerance}:
@@ -67,9 +60,34 @@ def _of_equality(check: EqualRuns, runs: Mapping[str, Run]) -> Iterator[Limit]:
             )  # fmt: skip
 
 
-def number_of(check: EqualRuns) -> int:
-    """How many executions are compared."""
-    return sum(need.repeat for need in check.needs())
+def _of_equality(check: EqualRuns, runs: Mapping[str, Run]) -> Iterator[Limit]:
+    """One value of one metric apart in the first execution, all else the same."""
+    executions = [need.run for need in check.needs() for _ in range(need.repeat)]
+
+    def judged(metric: str, value: float) -> Verdict:
+        sides: dict[str, list[Evidence]] = {}
+        for number, name in enumerate(executions):
+            said = _said(check, metric, value if number == 0 else 0.0)
+            one = planted(runs[name], status="DIVERGENCE", id=f"{number:064x}", telemetry=(said,))
+            sides.setdefault(name, []).append(one)
+        return check.evaluate({name: tuple(many) for name, many in sides.items()}).verdict
+
+    yield from _both_sides(check, len(executions), judged)
+
+
+def _of_ranks(check: EqualRanks, run: Run) -> Iterator[Limit]:
+    """One value of one metric apart in the first of the ranks that are compared."""
+    assert isinstance(run, PretrainRun), "refused when the contract was loaded"
+    assert check.ranks is not None
+    compared = range(run.ranks) if check.ranks == "all" else check.ranks
+
+    def judged(metric: str, value: float) -> Verdict:
+        telemetry = tuple(
+            _said(check, metric, value if rank == compared[0] else 0.0) for rank in range(run.ranks)
+        )
+        return check.evaluate(planted(run, status="DIVERGENCE", telemetry=telemetry)).verdict
+
+    yield from _both_sides(check, len(compared), judged)
 
 
 def _of_ratio(check: RatioOfRuns, runs: Mapping[str, Run]) -> Iterator[Limit]:
@@ -97,3 +115,6 @@ OF_RUNS: dict[type, Callable[[Any, Mapping[str, Run]], Iterator[Limit]]] = {
     RatioOfRuns: _of_ratio,
 }
 """Limits of a check over runs, by the check's class."""
+
+OF_RANKS: dict[type, Callable[[Any, Run], Iterator[Limit]]] = {EqualRanks: _of_ranks}
+"""Limits of a check over the ranks of a run, by the check's class."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool, StrictStr
 
-from pytest_gates.checks.base import NO_GPUS, Outcome, Refusal, RunCheck, Verdict
+from pytest_gates.checks.base import NO_GPUS, Outcome, Positive, Refusal, RunCheck, Verdict
 from pytest_gates.checks.declared import shape_of
-from pytest_gates.checks.figures import several
+from pytest_gates.checks.figures import several, short
+from pytest_gates.checks.strictness import Compare, less, more_of
 from pytest_gates.checks.window import ended
 from pytest_gates.evidence import Artifact, Evidence
-from pytest_gates.model.config import PretrainRun, Run
+from pytest_gates.model.config import Fraction, PretrainRun, Run
 
 METADATA_FIELDS = ("epoch", "train_loss", "val_loss", "train_ppl", "val_ppl",
                    "optimizer_state_sha256", "wall_seconds", "tokens_seen",
@@ -37,6 +38,16 @@ class Artifacts(RunCheck):
     """Fields that each metadata file has, finite where they are numbers."""
     source_unchanged: StrictBool = False
     """The checkpoint that the run continued has the bytes still that it read."""
+    blocked_share_below: Fraction | None = None
+    """Largest share of the training's time in which it stood still for checkpoints."""
+    host_memory_below: Positive | None = None
+    """Most memory of the host, in times the bytes of the largest checkpoint."""
+
+    STRICTER: ClassVar[Mapping[str, Compare]] = {
+        "fields": more_of,
+        "blocked_share_below": less,
+        "host_memory_below": less,
+    }
 
     def misfits(self, run: Run, gpus: Collection[str]) -> Iterator[Refusal]:
         """Runs that keep nothing, and sources of runs that continue none."""
@@ -58,6 +69,7 @@ class Artifacts(RunCheck):
         wrong += self._missing(whole, evidence)
         if self.source_unchanged:
             wrong += _changed(files, evidence)
+        wrong += _costs(evidence, self.blocked_share_below, self.host_memory_below)
         tensors = sum(len(one.tensors or ()) for one in evidence.artifacts)
         text = f"{len(whole)} checkpoints of {tensors} tensors are whole"
         text += ", their source is unchanged" if self.source_unchanged else ""
@@ -127,6 +139,43 @@ def _state(pair: list[Artifact | None], evidence: Evidence) -> Iterator[str]:
     ]
     if lacking:
         yield f"optimizer state lacks {several(lacking)}"
+
+
+def _costs(
+    evidence: Evidence, blocked_below: float | None, memory_below: float | None
+) -> Iterator[str]:
+    """What checkpoints cost beyond what they may: time of the training, memory of the host."""
+    facts = evidence.main.facts
+    if blocked_below is not None:
+        blocked, whole = facts.get("checkpoint_blocked_ms"), _training_ms(evidence)
+        if blocked is None or whole is None:
+            yield "the run does not say how long it trained and stood still for checkpoints"
+        elif not blocked < blocked_below * whole:
+            share, limit = 100 * blocked / whole, 100 * blocked_below
+            yield f"the training stood still {short(share)} % of its time, limit {short(limit)} %"
+    if memory_below is not None:
+        held, largest = facts.get("host_peak_mib"), _largest_mib(evidence)
+        if held is None or largest is None:
+            yield "the run does not say how much memory of the host it held, or left no checkpoint"
+        elif not held < memory_below * largest:
+            most = f"{short(memory_below)} times the checkpoint's {short(largest)} MiB"
+            yield f"{short(held)} MiB of the host were held, limit {most}"
+
+
+def _training_ms(evidence: Evidence) -> float | None:
+    """From the first step's launch to the run's end, the last checkpoint on disk included."""
+    at = {event.event: event.detail.get("at_ms") for event in evidence.main.events}
+    begun, ended_at = at.get("training_started"), at.get("run_finished")
+    return None if begun is None or ended_at is None else float(ended_at - begun)
+
+
+def _largest_mib(evidence: Evidence) -> float | None:
+    sizes: dict[str, int] = {}
+    for one in evidence.artifacts:
+        if one.path.startswith("checkpoints/") and one.path.endswith(".safetensors"):
+            stem = one.path.partition(".")[0]
+            sizes[stem] = sizes.get(stem, 0) + one.bytes
+    return max(sizes.values()) / 2**20 if sizes else None
 
 
 def _elements(word: str) -> int:

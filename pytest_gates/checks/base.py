@@ -212,6 +212,10 @@ class Check(BaseModel):
         one, many = getattr(self, "metric", None), getattr(self, "metrics", ())
         return (one,) if isinstance(one, str) else tuple(many)
 
+    def over_runs(self) -> RunsCheck | None:
+        """What judges several executions, where a check over one run can also be asked of two."""
+        return None
+
     def slot_misfit(self, slot: str, runs: Mapping[str, Run]) -> str | None:
         """Why a falsifier cannot expect that this check names `slot`, or None.
 
@@ -318,6 +322,20 @@ class RunCheck(Check):
 
 class RunsCheck(Check):
     """A check over several executions."""
+
+    def refusals(
+        self,
+        run: Run | None,
+        gpus: Collection[str] = frozenset(),
+        runs: Mapping[str, Run] = NO_RUNS,
+    ) -> Iterator[Refusal]:
+        """See `Check.refusals`. A run that is not there was said to be missing already."""
+        named = [need.run for need in self.needs()]
+        yield from self.misfits({name: runs[name] for name in named if name in runs})
+
+    def misfits(self, runs: Mapping[str, Run]) -> Iterator[Refusal]:
+        """Why the check makes no sense for the runs it names."""
+        yield from ()
 
     @abstractmethod
     def evaluate(self, evidence: Mapping[str, tuple[Evidence, ...]]) -> Outcome:

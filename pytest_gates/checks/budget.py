@@ -222,7 +222,8 @@ class Budget(RunCheck):
     def _contamination(self, evidence: Evidence) -> tuple[str, ...]:
         if not self._timed:
             return ()
-        return contamination(samples_during(evidence, self.steps))
+        seen = contamination(samples_during(evidence, self.steps))
+        return (*seen, *compiled_within(evidence, self.steps))
 
     def _outcome(
         self, evidence: Evidence, found: Samples, count: _Count, dirt: tuple[str, ...]
@@ -300,6 +301,17 @@ def contamination(seen: Collection[Sample]) -> tuple[str, ...]:
     foreign = max((sample.foreign_pids or 0 for sample in seen), default=0)
     strangers = (f"{foreign} foreign process(es) on the GPU",) if foreign else ()
     return (*reason_names(bits), *strangers)
+
+
+def compiled_within(evidence: Evidence, steps: Window) -> tuple[str, ...]:
+    """Whether anything was compiled in the run's process during a window of steps."""
+    at = [
+        event.step
+        for event in evidence.main.events
+        if event.event == "compiled" and event.step is not None
+    ]
+    within = sorted({step for step in at if steps[0] <= step <= steps[1]})
+    return (f"compiled during {len(within)} step(s), first {within[0]}",) if within else ()
 
 
 def quantile(ordered: list[float], q: Fraction) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Annotated, ClassVar, Literal, Self
@@ -19,7 +19,6 @@ from pydantic import (
 )
 
 from pytest_gates.checks.base import (
-    NO_RUNS,
     MetricName,
     Need,
     NotNegative,
@@ -136,16 +135,10 @@ class EqualRuns(RunsCheck):
             return (Need(self.of.run, self.of.repeat),)
         return tuple(Need(name) for name in self.of)
 
-    def refusals(
-        self,
-        run: Run | None,
-        gpus: Collection[str] = frozenset(),
-        runs: Mapping[str, Run] = NO_RUNS,
-    ) -> Iterator[Refusal]:
-        """See `Check.refusals`."""
-        for need in self.needs():
-            if need.run in runs and self.metrics:
-                yield from scope_misfits(runs[need.run], self.metrics, self.steps)
+    def misfits(self, runs: Mapping[str, Run]) -> Iterator[Refusal]:
+        """Metrics or windows that a run does not have."""
+        for run in runs.values() if self.metrics else ():
+            yield from scope_misfits(run, self.metrics, self.steps)
 
     def evaluate(self, evidence: Mapping[str, tuple[Evidence, ...]]) -> Outcome:
         """See `RunsCheck.evaluate`. Every two executions are compared."""

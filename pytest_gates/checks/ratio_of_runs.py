@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from typing import Annotated, Literal, Self
@@ -11,7 +11,6 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StrictStr, model_validator
 
 from pytest_gates.checks.base import (
-    NO_RUNS,
     Confidence,
     Need,
     Outcome,
@@ -23,7 +22,13 @@ from pytest_gates.checks.base import (
     Window,
 )
 from pytest_gates.checks.binomial import bare_minimum, quantile_test
-from pytest_gates.checks.budget import RESERVE, SLOWED, contamination, quantile
+from pytest_gates.checks.budget import (
+    RESERVE,
+    SLOWED,
+    compiled_within,
+    contamination,
+    quantile,
+)
 from pytest_gates.checks.declared import window_misfits
 from pytest_gates.checks.figures import headroom, short
 from pytest_gates.checks.window import ended, samples, samples_during
@@ -77,22 +82,14 @@ class RatioOfRuns(RunsCheck):
         """The runs that take turns."""
         return (self.of,)
 
-    def refusals(
-        self,
-        run: Run | None,
-        gpus: Collection[str] = frozenset(),
-        runs: Mapping[str, Run] = NO_RUNS,
-    ) -> Iterator[Refusal]:
-        """See `Check.refusals`."""
+    def misfits(self, runs: Mapping[str, Run]) -> Iterator[Refusal]:
+        """Windows too short or too long, drivers that cannot take turns, different devices."""
         n = self.steps[1] - self.steps[0] + 1
         needed = math.ceil(RESERVE * bare_minimum(_MEDIAN, self.alpha))
         if n < needed:
             yield ("steps",), f"the median at confidence {self.confidence} needs {needed} steps"
         devices = set()
-        for name in self.of:
-            one = runs.get(name)
-            if one is None:
-                continue
+        for name, one in runs.items():
             yield from window_misfits(one, self.steps)
             if isinstance(one, PretrainRun):
                 devices.add(one.device)
@@ -167,4 +164,5 @@ class RatioOfRuns(RunsCheck):
             for one in pair
             for sample in samples_during(one, self.steps)
         ]
-        return contamination(seen)
+        compiled = [text for one in pair for text in compiled_within(one, self.steps)]
+        return (*contamination(seen), *compiled)

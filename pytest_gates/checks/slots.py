@@ -25,6 +25,8 @@ class Slot:
     name: str
     figures: dict[str, float]
     """By metric; what was null is not in it."""
+    sketch: str | None = None
+    """As it was told, where the run was asked for it."""
 
     @property
     def at(self) -> str:
@@ -41,11 +43,13 @@ def slots_of(evidence: Evidence) -> list[Slot]:
         figures = {
             name: float(value)
             for name, value in said.items()
-            if name not in {"slot", "hash", "layer"} and value is not None
+            if name not in {"slot", "hash", "layer", "sketch"} and value is not None
         }
         layer = said["layer"]
         assert isinstance(layer, float)
-        found.append(Slot(int(layer), str(said["slot"]), figures))
+        sketch = said.get("sketch")
+        told = None if sketch is None else str(sketch)
+        found.append(Slot(int(layer), str(said["slot"]), figures, told))
     return found
 
 

@@ -9,13 +9,32 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pytest_gates.checks.base import NO_GPUS, Outcome, Positive, Refusal, RunCheck, Verdict
+from pydantic import BeforeValidator, StrictStr, model_validator
+
+from pytest_gates.checks.base import (
+    NO_GPUS,
+    NO_RUNS,
+    Need,
+    Outcome,
+    Positive,
+    Refusal,
+    RunCheck,
+    RunsCheck,
+    Verdict,
+)
 from pytest_gates.checks.figures import several, short
+from pytest_gates.checks.run_parity import (
+    Parting,
+    compare_sketches,
+    places_difference,
+    rounding_of,
+)
 from pytest_gates.checks.slots import Slot, place_misfit, slots_of
 from pytest_gates.checks.tolerances import GRADIENT, OWN_ERROR
 from pytest_gates.checks.window import unfinished
+from pytest_gates.errors import EvidenceError
 from pytest_gates.evidence import Evidence
 from pytest_gates.model.config import ForwardRun, Run
 
@@ -43,7 +62,9 @@ NEXT: dict[str, str] = {
 _SIDES = ("tokens", "positions", "shapes")
 
 
-def input_difference(facts: Mapping[str, Any]) -> str | None:
+def input_difference(
+    facts: Mapping[str, Any], sides: tuple[str, str] = ("the path", "the reference")
+) -> str | None:
     """How the two sides' inputs differ, in words, or None; also where one of them is not known."""
     side = different_side(facts)
     if side is None:
@@ -52,7 +73,7 @@ def input_difference(facts: Mapping[str, Any]) -> str | None:
         return f"the hash of the {side} of both sides is not in the evidence"
     counts = facts.get("tokens"), facts.get("reference_tokens")
     if counts[0] != counts[1]:
-        return f"{counts[0]} tokens were fed to the path, {counts[1]} to the reference"
+        return f"{counts[0]} tokens were fed to {sides[0]}, {counts[1]} to {sides[1]}"
     if side == "shapes":
         return f"shapes differ: {facts.get('shape_difference')}"
     return f"{counts[0]} {side} on both sides, but not the same ones"
@@ -73,6 +94,13 @@ def different_side(facts: Mapping[str, Any]) -> str | None:
 
 def _known(facts: Mapping[str, Any], side: str) -> bool:
     return None not in (facts.get(f"{side}_sha256"), facts.get(f"reference_{side}_sha256"))
+
+
+def next_step(slot: Slot, eliminated: tuple[str, ...]) -> tuple[str, str]:
+    """What is no suspect any more, and the next step that can be wrong."""
+    cleared = several(eliminated[::-1]) if eliminated else "nothing"
+    step = NEXT.get(slot.name, "compare the parameter and what reaches it")
+    return f"eliminated: {len(eliminated)} slots before it ({cleared})", f"next: {step}"
 
 
 @dataclass(frozen=True)
@@ -126,14 +154,56 @@ class _Beside(RunCheck):
             yield (), "the run declares no `against`, so that there is nothing to compare with"
 
 
+def _two(value: object) -> object:
+    named = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+    if not named or len(value) != 2:  # type: ignore[arg-type]  # noqa: PLR2004 - just seen; a pair
+        raise ValueError("expected two runs by name, the path and its reference: [a, b]")
+    if value[0] == value[1]:  # type: ignore[index]  # just seen
+        raise ValueError("a run equals itself; declare the second one with `from`")
+    return value
+
+
 class TraceParity(_Beside):
-    """Every slot of the path equals the reference's, up to what its number format explains."""
+    """Every slot of the path equals the reference's, up to what its number format explains.
+
+    The reference is the float64 one that a run feeds beside itself, or another run.
+    """
 
     kind: Literal["trace_parity"]
+    of: Annotated[tuple[StrictStr, StrictStr] | None, BeforeValidator(_two)] = None
+    """Two runs with `sketch: true`, the path and its reference; left out: the gate's own run and
+    what it is `against`."""
     direction: Literal["forward", "backward"] = "forward"
     """Slots of the forward pass, or gradients of the parameters."""
     factor: Positive = 1.0
     """Times the calibrated tolerance of the number format."""
+
+    @model_validator(mode="after")
+    def _forward_alone(self) -> Self:
+        if self.of is not None and self.direction == "backward":
+            raise ValueError("two runs are compared forward; gradients need `against`")
+        return self
+
+    def over_runs(self) -> RunsCheck | None:
+        """See `Check.over_runs`."""
+        return None if self.of is None else ParityOfRuns(of=self.of, factor=self.factor)
+
+    def needs(self) -> tuple[Need, ...]:
+        """The runs that are compared."""
+        return tuple(Need(name) for name in self.of or ())
+
+    def refusals(
+        self,
+        run: Run | None,
+        gpus: Collection[str] = frozenset(),
+        runs: Mapping[str, Run] = NO_RUNS,
+    ) -> Iterator[Refusal]:
+        """See `Check.refusals`."""
+        several = self.over_runs()
+        if several is None:
+            yield from super().refusals(run, gpus, runs)
+        else:
+            yield from several.refusals(run, gpus, runs)
 
     def misfits(self, run: Run, gpus: Collection[str]) -> Iterator[Refusal]:
         """Runs that do not compare what the check asks for."""
@@ -176,12 +246,7 @@ class TraceParity(_Beside):
         last = slots[-1].figures.get("rel_l2") if self.direction == "forward" else None
         if last is not None:
             text += f"; the logits are off by {short(last)}"
-        cleared = several(found.eliminated[::-1]) if found.eliminated else "nothing"
-        step = NEXT.get(found.slot.name, "compare the parameter and what reaches it")
-        detail = (
-            f"eliminated: {len(found.eliminated)} slots before it ({cleared})",
-            f"next: {step}",
-        )
+        detail = next_step(found.slot, found.eliminated)
         told = self._outcome(Verdict.FAIL, f"{text}; {'; '.join(detail)}", found.slot.at)
         limit = f"<= {short(found.limit)}"
         return replace(told, value=found.error, limit=limit, slot=found.slot.at, detail=detail)
@@ -189,6 +254,95 @@ class TraceParity(_Beside):
     @staticmethod
     def _outcome(verdict: Verdict, summary: str, figure: str | None = None) -> Outcome:
         return Outcome("trace_parity", verdict, summary, figure, statistic="relative L2")
+
+
+class ParityOfRuns(RunsCheck):
+    """`trace_parity` over two runs: see `run_parity`."""
+
+    of: tuple[StrictStr, StrictStr]
+    factor: Positive = 1.0
+
+    def refusals(
+        self,
+        run: Run | None,
+        gpus: Collection[str] = frozenset(),
+        runs: Mapping[str, Run] = NO_RUNS,
+    ) -> Iterator[Refusal]:
+        """See `Check.refusals`."""
+        for name in self.of:
+            one = runs.get(name)
+            if isinstance(one, ForwardRun) and one.sketch:
+                continue
+            if isinstance(one, ForwardRun):
+                yield ("of",), f"run {name} keeps no sketch of its slots; give it `sketch: true`"
+            elif one is not None:
+                yield ("of",), f"run {name} of driver {one.driver} traces no slots"
+
+    def evaluate(self, evidence: Mapping[str, tuple[Evidence, ...]]) -> Outcome:
+        """See `RunsCheck.evaluate`. Where the inputs differ nothing is compared."""
+        pair = [evidence[name][0] for name in self.of if evidence.get(name)]
+        plain = Outcome("trace_parity", Verdict.BLOCKED, "", statistic="relative L2")
+        if len(pair) < len(self.of):
+            return replace(plain, summary=f"{len(pair)} of 2 executions are there")
+        slots = [slots_of(one) for one in pair]
+        stopped = self._stopped(pair, slots)
+        keys = _tolerance_keys(pair)
+        if stopped is None and not all(keys):
+            stopped = "no tolerance is calibrated for the runs' number formats"
+        if stopped is not None:
+            return replace(plain, verdict=Verdict.INCONCLUSIVE, summary=stopped)
+        rounding = {slot: float(self.factor) * own for slot, own in rounding_of(*keys).items()}
+        try:
+            found = compare_sketches(slots[0], slots[1], rounding)
+        except EvidenceError as error:
+            return replace(plain, verdict=Verdict.INCONCLUSIVE, summary=str(error))
+        if found.parting is not None:
+            return self._parted(plain, found.parting)
+        worst = max(found.distances, key=found.distances.__getitem__)
+        distance = found.distances[worst]
+        formats = ", ".join(sorted({key for side in keys for key in side}))
+        text = f"{len(slots[0])} slots of {self.of[0]} and {self.of[1]} agree ({formats}); "
+        text += f"largest distance {short(distance)} at {worst}"
+        return replace(
+            plain,
+            verdict=Verdict.PASS,
+            summary=text,
+            figure=f"max {short(distance)}",
+            value=distance,
+        )
+
+    def _stopped(self, pair: list[Evidence], slots: list[list[Slot]]) -> str | None:
+        """Why nothing can be compared, or None."""
+        early = next(filter(None, map(unfinished, pair)), None)
+        if early is not None:
+            return early
+        if any(slot.sketch is None for side in slots for slot in side) or not all(slots):
+            return "the evidence has no sketch of every slot"
+        facts, others = (one.main.facts for one in pair)
+        theirs = {f"reference_{name}": value for name, value in others.items()}
+        difference = {"shape_difference": places_difference(*slots)}
+        return input_difference({**facts, **theirs, **difference}, self.of)
+
+    def _parted(self, plain: Outcome, found: Parting) -> Outcome:
+        text = f"first divergent slot {found.slot.at}: {self.of[0]} is {short(found.distance)} off "
+        text += f"{self.of[1]}, limit {short(found.limit)}, inherited {short(found.inherited)}"
+        detail = next_step(found.slot, found.eliminated)
+        return replace(
+            plain, verdict=Verdict.FAIL, summary=f"{text}; {'; '.join(detail)}",
+            figure=found.slot.at, limit=f"<= {short(found.limit)}", value=found.distance,
+            slot=found.slot.at, detail=detail,
+        )  # fmt: skip
+
+
+def _tolerance_keys(pair: list[Evidence]) -> list[tuple[str, ...]]:
+    """The rows that apply to each side; how weights are stored counts where the sides differ."""
+    facts, others = (one.main.facts for one in pair)
+    stored = (facts.get("weight_types"), others.get("weight_types"))
+    return [
+        tolerance_key({**mine.main.facts, "weight_types": kind, "reference_weight_types":
+                       kind if stored[0] == stored[1] else None})
+        for mine, kind in zip(pair, stored, strict=True)
+    ]  # fmt: skip
 
 
 class SameInput(_Beside):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_gates.commands.project import offer_root, project_root
 from pytest_gates.commands.say import say
+from pytest_gates.commands.teach import teach
 from pytest_gates.commands.validate import contract_files
 from pytest_gates.errors import GatesError
 
@@ -20,14 +21,27 @@ if TYPE_CHECKING:
 
 def offer(commands: Any) -> None:
     """Add the command to the command line."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = teach(
+        commands,
         "audit",
-        help="walk every verdict back to its evidence; exit 1 if anything is found",
-        description="Walks every verdict back to bytes: record named by its hash, canonical, "
-        "parents present, evidence re-hashed, verdict derived again, contract agrees with the "
-        "ledger. Needs no GPU and runs nothing. Exit status: 0 clean, 1 findings.",
-        epilog="pytest-gates audit contracts/ --since origin/main",
-    )
+        "walk every verdict back to its evidence; exit 1 if anything is found",
+        """
+        Walks every verdict back to bytes: is each record named by its hash and canonical, are its
+        parents there, is its evidence what it was, does the same `judge` derive the same verdict
+        from it, and does the contract say what the ledger says? Needs no GPU and runs nothing.
+
+        Each finding is a line `file:line: CODE ...` with what is wrong and what to do;
+        `--explain CODE` says more. A note must be known, and is no finding. Exit status: 0 clean,
+        or notes alone; 1 findings, or the audit could not be carried out; 2 unusable arguments.
+
+        That something is gone shows only against an older state: `--since` takes a revision of
+        git, `--checkpoint` the heads of every history that were kept elsewhere.
+        """,
+        ("pytest-gates audit contracts/",
+         "pytest-gates audit contracts/ --since origin/main",
+         "pytest-gates audit contracts/ --write-checkpoint /safe/heads.json",
+         "pytest-gates audit --explain PG205"),
+    )  # fmt: skip
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH",
                         help="contracts, or folders of them")  # fmt: skip
     parser.add_argument("--since", metavar="REV",

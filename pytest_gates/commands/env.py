@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_gates.commands.say import say
+from pytest_gates.commands.teach import teach
 
 if TYPE_CHECKING:
     from pytest_gates.run.gpus import Gpus
@@ -17,8 +18,20 @@ if TYPE_CHECKING:
 
 def offer(commands: Any) -> None:
     """Add the command to the command line."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "env", help="what torch and NVML see on this machine"
+    parser = teach(
+        commands,
+        "env",
+        "what torch and NVML see on this machine",
+        """
+        Which GPUs gates can run on here, seen from both sides: torch in a process of its own, as
+        every run is, and NVML, which watches runs from outside. Ask it when a gate is BLOCKED.
+
+        `state` tells three cases apart: torch was built without CUDA; it was built with CUDA and
+        no device is visible; the devices are visible. A device that NVML lists and torch does not
+        is there and hidden, mostly by CUDA_VISIBLE_DEVICES or a driver too old for this torch.
+        Nothing is written, and no host name, user or folder is told.
+        """,
+        ("pytest-gates env", "pytest-gates env --json | jq .devices"),
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.set_defaults(command=run)

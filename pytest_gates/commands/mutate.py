@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_gates.commands.say import say
 from pytest_gates.commands.validate import contract_files
+from pytest_gates.settings import ASK_FIRST, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,6 +33,13 @@ def offer(commands: Any) -> None:
         "--score", action="store_true", help="each fault only until a gate catches it; no blindness"
     )
     parser.add_argument("--fresh", action="store_true", help="forget what was tried before")
+    parser.add_argument(
+        "--allow-driver",
+        action="append",
+        default=[],
+        choices=sorted(ASK_FIRST),
+        help="this driver may start the programs that contracts name",
+    )
     parser.set_defaults(command=run)
 
 
@@ -50,9 +58,13 @@ def run(arguments: argparse.Namespace) -> int:
     )
     from pytest_gates.report.matrix import matrix_lines, score_lines  # noqa: PLC0415 - heavy
     from pytest_gates.session import GatesSession  # noqa: PLC0415 - heavy
-    from pytest_gates.settings import Settings  # noqa: PLC0415 - heavy
 
-    settings = Settings(root=Path.cwd(), session=uuid.uuid4().hex, record="never")
+    settings = Settings(
+        root=Path.cwd(),
+        session=uuid.uuid4().hex,
+        record="never",
+        allow_drivers=frozenset(arguments.allow_driver),
+    )
     files = contract_files(arguments.paths)
     contracts = [
         load_contract(path, settings.shown(path.resolve()), settings.caps) for path in files

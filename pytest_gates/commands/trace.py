@@ -147,7 +147,7 @@ def _slots(traced: Traced) -> list[Slot]:
         figures = {
             name: number
             for name, value in line.items()
-            if name not in {"kind", "layer", "slot", "hash"}
+            if name not in {"kind", "layer", "slot", "hash", "sketch"}
             and (number := decode_number(value)) is not None
         }
         found.append(Slot(line["layer"], line["slot"], figures))

@@ -119,6 +119,9 @@ class FalsifierLoader:
         return gate.with_runs(typed)
 
     def _applies(self, node: MappingNode, gate: Gate, fault: Fault | None) -> None:
+        shorten = node.get("shorten")
+        if shorten is not None and isinstance(fault, Planted):
+            self.say(shorten, "planted evidence is that of the gate's own runs: nothing is shorter")
         if gate.prose:
             self.say(node_at(node, ("binds_to",)), f"gate `{gate.id}` has no checks to turn red")
         if fault is None or not gate.runs:

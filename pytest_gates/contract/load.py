@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from pytest_gates.checks import CHECKS
 from pytest_gates.checks.base import Check, Need
+from pytest_gates.contract.basis import gate_basis
 from pytest_gates.contract.falsifiers import FalsifierLoader
 from pytest_gates.contract.guard import read_contract_text
 from pytest_gates.contract.models import (
@@ -185,7 +186,7 @@ class _Loader:
             requires=self._requires(node),
             gpus={name: float(row.bf16_tflops) for name, row in self.gpus.items()},
             claimed=self._text(node, "verdict"),
-            basis=self._basis(node),
+            basis=gate_basis(node),
             discharge_status=self._text(node, "discharge_status") or None,
             ship_blocking=self._flag(node, "ship_blocking"),
             waiver=self._waiver(node),
@@ -202,13 +203,6 @@ class _Loader:
     def _waiver(self, node: MappingNode) -> Waiver | None:
         value = node.get("waiver")
         return self._typed(Waiver, value) if value is not None else None
-
-    def _basis(self, node: MappingNode) -> tuple[Mapping[str, Any], ...]:
-        value = node.get("verdict_basis")
-        data = to_data(value) if isinstance(value, Sequence) else None
-        entries = data if isinstance(data, list) else []
-        ours = [entry for entry in entries if isinstance(entry, dict) and "record" in entry]
-        return tuple(ours) if len(ours) == len(entries) else ()
 
     def _requires(self, node: MappingNode) -> dict[str, Any]:
         value = node.get("requires")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,7 +68,14 @@ class Emitter:
         if folder is None:
             return
         rank = int(os.environ.get("RANK", "0"))
-        self._writer = TelemetryWriter(folder, rank=rank, started_ns=process_start_ns())
+        try:
+            self._writer = TelemetryWriter(folder, rank=rank, started_ns=process_start_ns())
+        except FileExistsError:
+            warnings.warn(
+                "pytest-gates: a run tells one training, this is another one; it is not told",
+                stacklevel=3,
+            )
+            return
         self._device = next((one.device for one in model.parameters()), torch.device("cpu"))
         self._clock: Clock[Any] = clock_for(self._device)
         # Step k + 2 may overwrite what step k told, which was read by then.

@@ -125,6 +125,10 @@ SlotLine = _measured(
     layer=(Annotated[int, Field(strict=True, ge=-1)], Field(description=_description("layer"))),
     slot=(StrictStr, Field(description="name of the place within its block")),
     hash=(StrictStr | None, Field(default=None, description="fingerprint of the slot's bits")),
+    sketch=(
+        StrictStr | None,
+        Field(default=None, description="elements:base64 of doubles, comparable between runs"),
+    ),
 )
 ParameterLine = _measured(
     "parameter",

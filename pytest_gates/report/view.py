@@ -250,7 +250,7 @@ class _Builder:
         drawn = [
             picture
             for check, found in _pairs(gate, result.observed)
-            if isinstance(check, RunCheck) and found
+            if isinstance(check, RunCheck) and check.over_runs() is None and found
             for execution in executions[:1]
             for picture in pictures(check, found, execution)
         ]

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,6 +28,7 @@ from pytest_gates.model.config import (
 )
 from pytest_gates.model.forkserver import PRELOAD
 from pytest_gates.model.program import ENTRY as PROGRAM
+from pytest_gates.run.counterexamples import Known
 from pytest_gates.run.entry import ENTRY
 from pytest_gates.run.gpus import Gpus, NoGpuError, find_gpus
 from pytest_gates.run.host import capability, host_info
@@ -80,6 +81,8 @@ class Order:
     resume_from: Path | None = None
     gpus: tuple[Gpu, ...] = ()
     """What it is pinned to; none: the GPUs that its device names."""
+    known: Known = field(default_factory=dict)
+    """Counterexamples that are tried before all others, by property."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +228,7 @@ class Worker:
             run=run,
             fault=None if order.fault is None else dict(order.fault),
             repetition=order.repetition,
+            known=dict(order.known),
             allocations_mib=told_allocations(order.show_mib) if watched else (),
             visible=tuple(str(gpu.uuid) for gpu in order.gpus),
             control=str(staging / "control"),

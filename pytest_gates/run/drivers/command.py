@@ -11,7 +11,7 @@ from typing import Any
 
 from pytest_gates.disk import read_inside, read_regular
 from pytest_gates.errors import EvidenceError, RunError
-from pytest_gates.evidence import FIELDS_THERE, TELEMETRY_GAP
+from pytest_gates.evidence import FIELDS_THERE, TELEMETRY_GAP, HostInfo
 from pytest_gates.model.command import OUT, CommandRun
 from pytest_gates.model.sources import ProgramFile
 from pytest_gates.readers.contents import Contents
@@ -70,6 +70,7 @@ def produce(bench: Bench, execution: Execution, holder: str) -> list[Path]:
         if finished.status != "COMPLETED":
             finished = replace(finished, reason=f"{finished.reason}; its output is in {log}")
         told, notes = _told(bench, run, finished, before)
+        finished = replace(finished, host=_with_versions(finished.host, told))
         files = _files(finished, _tampered(told, execution.fault_data))
         return [sealed(bench, execution, finished, files, notes)]
     finally:
@@ -207,6 +208,17 @@ def _tampered(told: dict[str, bytes], fault: Mapping[str, Any] | None) -> dict[s
         lines = read_jsonl(data, name).lines
         contents[name] = telemetry_bytes(Contents(lines=tuple(map(change, lines))), ())
     return contents
+
+
+def _with_versions(host: HostInfo, told: Mapping[str, bytes]) -> HostInfo:
+    """The machine with the versions of torch and CUDA that the program says it has."""
+    facts = parse_telemetry(told["telemetry-0.jsonl"], "telemetry-0.jsonl")[0].facts
+    torch, cuda = facts.get("torch"), facts.get("cuda_built")
+    return replace(
+        host,
+        torch=torch if isinstance(torch, str) else host.torch,
+        cuda=cuda if isinstance(cuda, str) else host.cuda,
+    )
 
 
 def _files(finished: Finished, told: Mapping[str, bytes]) -> dict[str, Path]:

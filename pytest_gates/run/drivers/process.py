@@ -9,12 +9,13 @@ from pathlib import Path
 
 from pytest_gates.errors import RunError
 from pytest_gates.evidence import Gpu
-from pytest_gates.evidence_store import rank_witness, seal
+from pytest_gates.evidence_store import RUNS, rank_witness, seal
 from pytest_gates.model.config import CommandRun, PretrainRun, ProbeRun, RecordedRun, Run
 from pytest_gates.readers.artifacts import ARTIFACTS, encode, inventory
 from pytest_gates.readers.witness_csv import write_witness
 from pytest_gates.revision import code_revision
 from pytest_gates.run.bench import Bench
+from pytest_gates.run.counterexamples import known_counterexamples
 from pytest_gates.run.device_lock import cpu_lock, gpu_lock
 from pytest_gates.run.gpus import NoGpuError
 from pytest_gates.run.plan import Execution
@@ -63,7 +64,9 @@ def _order(
     assert not isinstance(run, RecordedRun | CommandRun)
     resume_from = None if source is None else bench.kept(source)
     own = gpus[: _processes(run)]
-    return Order(run, execution.fault_data, execution.repetition, show_mib, resume_from, own)
+    folders = (bench.settings.evidence / RUNS, bench.sealed)
+    known = known_counterexamples(bench.settings.root, folders, run)
+    return Order(run, execution.fault_data, execution.repetition, show_mib, resume_from, own, known)
 
 
 def _processes(run: Run) -> int:

@@ -1,0 +1,101 @@
+"""A program's process from outside: the device it gets, and its children on that device."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_nvml import Device, FakeNvml
+
+from pytest_gates.errors import RunError
+from pytest_gates.evidence import Gpu
+from pytest_gates.model.config import CommandRun
+from pytest_gates.run.gpus import find_gpus
+from pytest_gates.run.program import launch_of, redacted
+from pytest_gates.run.sabotage import disturbance
+from pytest_gates.run.worker import Worker
+
+GPU = Gpu("NVIDIA H200", "GPU-22222222-bbbb", 143_771)
+
+
+def a_run(**settings: Any) -> CommandRun:
+    said = {"driver": "command", "argv": [sys.executable, "-c", "pass"], "device": "cuda:1"}
+    return CommandRun.model_validate(said | settings)
+
+
+def seen_by(run: CommandRun, folder: Path, fault: Mapping[str, Any] | None = None) -> str | None:
+    gpu = GPU if run.device.startswith("cuda") and run.host.cuda != "hidden" else None
+    environ = launch_of(run, fault, folder, folder, gpu).environ
+    assert environ["PYTEST_GATES_DEVICE"] == run.device
+    return environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_a_program_sees_the_one_gpu_that_it_is_given(tmp_path: Path) -> None:
+    assert seen_by(a_run(), tmp_path) == GPU.uuid
+    assert seen_by(a_run(device="cpu"), tmp_path) == ""
+    assert seen_by(a_run(host={"cuda": "hidden"}), tmp_path) == ""
+    assert seen_by(a_run(), tmp_path, {"fault": "hidden_devices"}) == ""
+
+
+def test_a_fault_in_the_environment_has_the_last_word(tmp_path: Path) -> None:
+    fault = {"fault": "other_environment", "variables": {"RATE": "0"}}
+    launch = launch_of(
+        a_run(environment={"RATE": "1", "SIZE": "2"}), fault, tmp_path, tmp_path, GPU
+    )
+    assert (launch.environ["RATE"], launch.environ["SIZE"]) == ("0", "2")
+
+
+def test_a_program_that_went_missing_since_it_was_planned(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="there is no program 'gone' beside pytest's Python"):
+        launch_of(a_run(argv=["gone"]), None, tmp_path, tmp_path, None)
+
+
+def test_signals_of_a_slow_program_alternate_from_the_first_step_on() -> None:
+    slow = disturbance({"fault": "slow_program", "pause_ms": 250, "run_ms": 125})
+    assert slow is not None
+    assert slow.due(0.0, spoke=False) == []
+    told = [(at, slow.due(at / 8, spoke=True)) for at in range(8)]
+    names = [(at, signal.Signals(number).name) for at, numbers in told for number in numbers]
+    assert names == [(0, "SIGSTOP"), (2, "SIGCONT"), (3, "SIGSTOP"), (5, "SIGCONT"),
+                     (6, "SIGSTOP")]  # fmt: skip
+
+
+def test_what_is_a_secret_by_its_name_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", 'se"cret-1')
+    monkeypatch.setenv("COLOUR", "blue-and-green")
+    text = redacted('a se"cret-1, {"b": "se\\"cret-1"}, blue-and-green')
+    assert text == 'a <WANDB_API_KEY>, {"b": "<WANDB_API_KEY>"}, blue-and-green'
+
+
+PARENT = """
+import json, os, subprocess, sys, time
+child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+with open(os.path.join(os.environ["PYTEST_GATES_OUT"], "telemetry-0.jsonl"), "w") as file:
+    file.write(json.dumps({"kind": "fact", "name": "child", "value": child.pid}) + "\\n")
+time.sleep(0.5)
+child.kill()
+child.wait()
+"""
+
+
+def test_the_memory_of_a_child_counts_as_the_runs(tmp_path: Path) -> None:
+    device = Device(processes={1: 70})
+
+    def put_on_the_device(line: Mapping[str, Any]) -> None:
+        device.processes[line["value"]] = 5000
+
+    run = a_run(device="cuda:0", argv=[sys.executable, "-c", PARENT])
+    with Worker(cache=tmp_path / "c", root=tmp_path, gpus=find_gpus(FakeNvml(device))) as worker:
+        assert worker.why_not(run) is None  # torch is not asked for what the program may use
+        finished = worker.execute(run, on_line=put_on_the_device, timeout_s=30)
+        shutil.rmtree(finished.staging)
+    assert finished.status == "COMPLETED", finished.reason
+    held = [one for one in finished.witness.samples if one.used_mib is not None]
+    assert {(one.pid, one.used_mib) for one in held} == {(finished.pid, 5000.0)}
+    assert held[0].foreign_pids == 1
+    assert finished.host.gpu is not None

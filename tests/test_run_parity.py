@@ -1,0 +1,191 @@
+"""Two runs that never met: safetensors against GGUF, in five lines, on small files made here."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import gguf_of, saved
+from loading import refused
+from project import Project, dedented
+from safetensors.torch import load_file, save_file
+
+from pytest_gates.model.sketch import sketches
+
+FIVE_LINES = """
+    runs:
+      safetensors: {driver: forward, device: cpu, weights: m, sketch: true}
+      gguf: {from: safetensors, weights: m.gguf}
+    gates:
+      - {id: G-GGUF, checks: [{kind: trace_parity, of: [gguf, safetensors]}], verdict: pending}
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder `m` as safetensors, three GGUF files of it, and three folders with a flaw each."""
+    pytest.importorskip("gguf")
+    folder = tmp_path_factory.mktemp("weights")
+    saved(folder / "m", "llama", False)
+    for kind in KINDS:
+        gguf_of(folder / f"{kind}.gguf", folder / "m", "llama", kind)
+    for name, (flaw, _) in FLAWS.items():
+        shutil.copytree(folder / "m", folder / name)
+        tensors = load_file(folder / "m" / "model.safetensors")
+        flaw(tensors)
+        save_file(tensors, folder / name / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def _swapped(tensors: dict[str, torch.Tensor]) -> None:
+    gate, up = (f"model.layers.1.mlp.{name}_proj.weight" for name in ("gate", "up"))
+    tensors[gate], tensors[up] = tensors[up], tensors[gate]
+
+
+def _negated(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["model.layers.0.self_attn.o_proj.weight"] *= -1
+
+
+def _one_channel(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["model.layers.1.post_attention_layernorm.weight"][3] *= 64
+
+
+KINDS = ("F32", "F16", "Q8_0")
+FLAWS = {
+    "swapped": (_swapped, "layer 1 ffn_gate"),
+    "negated": (_negated, "layer 0 attn_proj"),
+    "channel": (_one_channel, "layer 1 ffn_norm"),
+}
+
+
+def _verdicts(result: pytest.RunResult) -> dict[str, str]:
+    return {
+        line.split()[0]: line.split()[2] for line in result.stdout.lines if line.startswith("G-")
+    }
+
+
+def test_safetensors_against_gguf_is_five_lines(project: Project, made: Path) -> None:
+    shutil.copytree(made / "m", project.root / "m")
+    shutil.copy(made / "F32.gguf", project.root / "m.gguf")
+    project.contract(FIVE_LINES)
+    assert len(dedented(FIVE_LINES).splitlines()) == 5
+    assert _verdicts(project.run()) == {"G-GGUF": "PASS"}
+
+
+def _gate(name: str, a: str, b: str) -> str:
+    return (
+        f"  - {{id: {name}, checks: [{{kind: trace_parity, of: [{a}, {b}]}}], verdict: pending}}\n"
+    )
+
+
+def test_storage_agrees_and_flaws_are_named_at_their_slot(project: Project, made: Path) -> None:
+    shutil.copytree(made, project.root, dirs_exist_ok=True)
+    runs = "runs:\n  m: {driver: forward, device: cpu, weights: m, sketch: true}\n"
+    gates = "gates:\n"
+    for kind in KINDS:
+        runs += f"  {kind}: {{from: m, weights: {kind}.gguf}}\n"
+        gates += _gate(f"G-{kind}", kind, "m")
+    for name in FLAWS:
+        runs += f"  {name}: {{from: m, weights: {name}}}\n"
+        gates += "".join(_gate(f"G-{name}-{kind}", name, kind) for kind in KINDS)
+    project.contract(runs + gates)
+    result = project.run()
+    flawed = {f"G-{name}-{kind}": "FAIL" for name in FLAWS for kind in KINDS}
+    assert _verdicts(result) == {f"G-{kind}": "PASS" for kind in KINDS} | flawed
+    text = result.stdout.str()
+    for name, (_, slot) in FLAWS.items():
+        for kind in KINDS:
+            assert f"first divergent slot {slot}: {name} is " in text
+            assert f"off {kind}, limit" in text
+
+
+def test_another_input_is_refused_with_the_difference(project: Project) -> None:
+    project.contract(
+        dedented("""
+        runs:
+          a: {driver: forward, device: cpu, model: llama-1m, sketch: true}
+          fewer: {from: a, prompt: "x"}
+          other: {from: a, prompt: "def main()!\\n"}
+          narrow:
+            from: a
+            model: {hidden: 64, layers: 5, heads: 4, kv_heads: 2, intermediate: 96, vocab: 256}
+        gates:
+        """)
+        + "".join(_gate(f"G-{name}", name, "a") for name in ("fewer", "other", "narrow"))
+    )
+    result = project.run()
+    assert set(_verdicts(result).values()) == {"INCONCLUSIVE"}
+    for why in (
+        "1 tokens were fed to fewer, 12 to a",
+        "12 tokens on both sides, but not the same ones",
+        "shapes differ: layer 0 attn_norm of 768 elements against layer 0 attn_norm of 1536",
+    ):
+        assert f"trace_parity: INCONCLUSIVE: {why}" in result.stdout.str()
+
+
+SABOTAGED = """
+    contract_id: C-TWO
+    runs:
+      reference: {driver: forward, device: cpu, model: llama-1m, dtype: fp32, sketch: true}
+      path: {from: reference, dtype: bf16, against: {}}
+    gates:
+      - {id: G, checks: [{kind: trace_parity, of: [path, reference]}], verdict: pending}
+    falsification_tests:
+      - id: F1
+        binds_to: G
+        inject: {fault: swiglu_slice, layer: 3}
+        expect: {verdict: fail, check: trace_parity, slot: layer 3 ffn_swigl}
+      - id: F2
+        binds_to: G
+        inject: {fault: kv_head_missing, layer: 4}
+        expect: {verdict: fail, check: trace_parity, slot: layer 4 attn_out}
+      - id: F3
+        binds_to: G
+        inject: {fault: outlier_channel, layer: 2}
+        expect: {verdict: fail, check: trace_parity, slot: layer 2 ffn_norm}
+"""
+
+
+def test_a_fault_in_one_of_the_runs_is_named_at_its_slot(project: Project) -> None:
+    """Path faults fit a run with `against`, so that the other stays sound."""
+    project.contract(SABOTAGED)
+    project.run().assert_outcomes(passed=4)
+    assert "falsifiers: 3 (3 CAUGHT replayed)" in project.run("--gates-replay").stdout.str()
+
+
+@pytest.mark.parametrize(
+    ("check", "text"),
+    [
+        ("of: [a, b]", "run b keeps no sketch of its slots; give it `sketch: true`"),
+        ("of: [a, a]", "a run equals itself; declare the second one with `from`"),
+        ("of: [a]", "expected two runs by name, the path and its reference: [a, b]"),
+        ("of: [a, c], direction: backward", "two runs are compared forward; gradients need"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(check: str, text: str) -> None:
+    runs = dedented("""
+        contract_id: C
+        runs:
+          a: {driver: forward, device: cpu, model: llama-1m, sketch: true}
+          b: {from: a, sketch: false}
+          c: {from: a, seed: 1}
+    """)
+    (line,) = refused(
+        f"gates:\n  - {{id: G, checks: [{{kind: trace_parity, {check}}}]}}\n", runs=runs
+    )
+    assert text in line
+
+
+def test_a_sketch_estimates_the_distance_and_sees_signs_and_places() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(20, 4096, generator=draw)
+    noise = 1e-3 * torch.randn(20, 4096, generator=draw)
+    channel = torch.zeros(20, 64, 64)
+    channel[:, :, 5] = 0.01
+    for change in (noise, channel.flatten(1), -2 * x, x.roll(1, dims=1) - x):
+        told = torch.linalg.vector_norm(sketches(x + change) - sketches(x), dim=1)
+        true = torch.linalg.vector_norm(change.double(), dim=1)
+        assert (told / true).mean().item() == pytest.approx(1, abs=0.06)
+        assert ((told / true) - 1).abs().max().item() < 0.35
