@@ -80,7 +80,7 @@ def test_two_sides_are_told_drawn_and_refused_alike(
     assert marked.split()[:2] == ["1", "attn_proj"]
     assert "Trace of bad against good" in text
     assert "<li>first divergent slot: layer 1 attn_proj</li>" in text
-    assert "own_rel_l2 by layer and slot; white is its limit" in text
+    assert "own_rel_l2 by layer and slot; white is within its limit" in text
     assert text.count('class="first"') == 1
     trap = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))  # noqa: S106 - a token, no secret
     trap.save(str(tmp_path / "bad" / "tokenizer.json"))

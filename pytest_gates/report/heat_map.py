@@ -10,8 +10,10 @@ from statistics import median
 
 from pytest_gates.checks.slots import Slot
 
+_DARKEST = 90
+"""Of a full colour's other channels: black text is read on it."""
 _STYLE = """body{font:14px system-ui;margin:2em}table{border-collapse:collapse}
-td,th{padding:2px 6px;text-align:right;font-variant-numeric:tabular-nums}
+td,th{padding:2px 6px;text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 th{position:sticky;top:0;background:#fff}td.first{outline:3px solid #000}"""
 
 
@@ -51,12 +53,14 @@ def heat_map(slots: Sequence[Slot], shown: Map) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
     safe = html.escape(shown.title)
     found = "".join(f"<li>{html.escape(line)}</li>" for line in shown.lines)
-    against = "its limit" if shown.limits else "the median over the layers"
+    legend = "white is the median over the layers, red above it, blue below it"
+    if shown.limits:
+        legend = "white is within its limit, red above it"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{safe}</title>'
         f"<style>{_STYLE}</style></head><body><h1>{safe}</h1><ul>{found}</ul>"
-        f"<p>{html.escape(shown.statistic)} by layer and slot; white is {against}, red above it, "
-        f"blue below it, full at a factor of 32</p>"
+        f"<p>{html.escape(shown.statistic)} by layer and slot; {legend}, full at a "
+        f"factor of 32</p>"
         f"<table><tr><th>layer</th>{head}</tr>{''.join(rows)}</table></body></html>\n"
     )
 
@@ -66,15 +70,16 @@ def _cell(slot: Slot | None, shown: Map, middle: float) -> str:
         return "<td></td>"
     value = slot.figures[shown.statistic]
     mark = ' class="first"' if slot.at == shown.first else ""
-    return f'<td{mark} style="background:{_colour(value, middle)}">{value:.4g}</td>'
+    colour = _colour(value, middle, within=bool(shown.limits))
+    return f'<td{mark} style="background:{colour}">{value:.4g}</td>'
 
 
-def _colour(value: float, middle: float) -> str:
-    """White at the middle, red above and blue below, full at a factor of 32."""
+def _colour(value: float, middle: float, *, within: bool) -> str:
+    """White at the middle, red above and blue (or `within` a limit white) below it."""
     if not math.isfinite(value) or not math.isfinite(middle):
         return "#f0f"
     if value <= 0 or middle <= 0:
         return "#fff"
-    share = max(-1.0, min(1.0, math.log(value / middle, 32)))
-    rest = round(255 * (1 - abs(share)))
+    share = max(0.0 if within else -1.0, min(1.0, math.log(value / middle, 32)))
+    rest = round(255 - (255 - _DARKEST) * abs(share))
     return f"rgb(255,{rest},{rest})" if share > 0 else f"rgb({rest},{rest},255)"
