@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from checkpoints import saved
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
 
 from pytest_gates.cli import main
 
@@ -58,6 +62,35 @@ def test_what_cannot_be_traced_is_one_line(
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+
+
+def test_two_sides_are_told_drawn_and_refused_alike(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The terminal, the page and the JSON say the same, also that nothing was compared."""
+    saved(tmp_path / "good", "llama", False)
+    shutil.copytree(tmp_path / "good", tmp_path / "bad")
+    tensors = load_file(tmp_path / "bad" / "model.safetensors")
+    tensors["model.layers.1.self_attn.o_proj.weight"] *= -1
+    save_file(tensors, tmp_path / "bad" / "model.safetensors", {"format": "pt"})
+    sides, page = [str(tmp_path / "bad"), str(tmp_path / "good")], tmp_path / "page.html"
+    assert main(["trace", *sides, "--html", str(page)]) == 1
+    out, text = capsys.readouterr().out, page.read_text()
+    (marked,) = (line for line in out.splitlines() if "<- first divergent slot" in line)
+    assert marked.split()[:2] == ["1", "attn_proj"]
+    assert "Trace of bad against good" in text
+    assert "<li>first divergent slot: layer 1 attn_proj</li>" in text
+    assert "own_rel_l2 by layer and slot; white is within its limit" in text
+    assert text.count('class="first"') == 1
+    trap = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))  # noqa: S106 - a token, no secret
+    trap.save(str(tmp_path / "bad" / "tokenizer.json"))
+    assert main(["trace", *sides, "--html", str(page), "--json"]) == 1
+    told = "not compared: 1 tokens were fed to the path, 12 to the reference"
+    assert json.loads(capsys.readouterr().out)["refused"] == told
+    text = page.read_text()
+    assert f"<li>{told}</li>" in text
+    assert "no anomaly" not in text.lower()
+    assert "own_rel_l2" not in text
 
 
 @pytest.mark.skipif(not FIELD.exists(), reason="the field's files are not here")

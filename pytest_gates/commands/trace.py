@@ -60,8 +60,6 @@ class Traced:
 
 def run(arguments: argparse.Namespace) -> int:
     """Trace, or read a table; 1 if an anomaly or a divergence was found."""
-    from pytest_gates.report.heat_map import heat_map  # noqa: PLC0415 - heavy
-
     traced = _recorded(arguments) if arguments.path.endswith(".csv") else _executed(arguments)
     slots = _slots(traced)
     found = _findings(arguments, traced, slots)
@@ -69,9 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.csv is not None:
         _write(arguments.csv, _table(traced.lines))
     if arguments.html is not None:
-        title = f"Trace of {Path(arguments.path).name}"
-        forward = [one for one in slots if "grad_cosine" not in one.figures]
-        _write(arguments.html, heat_map(forward, arguments.statistic, first, title))
+        _write(arguments.html, _page(arguments, traced, slots, found))
     if arguments.json:
         say(json.dumps({"slots": traced.lines, "facts": traced.facts, **found}, indent=2))
     else:
@@ -190,14 +186,35 @@ def _findings(
     return {"first": found.first.slot.at, "refused": None, "told": told}
 
 
+def _page(
+    arguments: argparse.Namespace, traced: Traced, slots: Sequence[Slot], found: Mapping[str, Any]
+) -> str:
+    """The heat map: of own errors against their limits, or of one side's statistic."""
+    from pytest_gates.checks.tolerances import OWN_ERROR  # noqa: PLC0415 - heavy
+    from pytest_gates.checks.trace_parity import tolerance_key  # noqa: PLC0415 - heavy
+    from pytest_gates.report.heat_map import Map, heat_map  # noqa: PLC0415 - heavy
+
+    title, limits, statistic = f"Trace of {Path(arguments.path).name}", None, arguments.statistic
+    if arguments.against is not None:
+        title += f" against {Path(arguments.against).name}"
+        if found["refused"] is None:
+            keys = tolerance_key(traced.facts)
+            names = {one.name for one in slots}
+            limits = {name: max(OWN_ERROR[key][name] for key in keys) for name in names}
+            statistic = "own_rel_l2"
+    lines = found["told"] or [found["refused"]]
+    return heat_map(slots, Map(title, statistic, lines, found["first"], limits))
+
+
 def _tell(slots: Sequence[Slot], found: Mapping[str, Any]) -> None:
     columns = [name for name in SHOWN if any(name in one.figures for one in slots)]
     say(f"{'layer':>5} {'slot':<13}" + "".join(f"{name:>12}" for name in columns))
+    word = found["told"][0].partition(":")[0] if found["told"] else ""
     for one in slots:
         cells = "".join(
             f"{one.figures[name]:>12.4g}" if name in one.figures else " " * 12 for name in columns
         )
-        mark = "  <- first anomaly" if one.at == found["first"] else ""
+        mark = f"  <- {word}" if one.at == found["first"] else ""
         say(f"{one.layer if one.layer >= 0 else '-':>5} {one.name:<13}{cells}{mark}")
     for line in found["told"]:
         say(line)
