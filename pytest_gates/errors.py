@@ -53,6 +53,10 @@ class ChangedEvidenceError(EvidenceError):
     """Bytes are not what the hashes say they were when they were recorded."""
 
 
+class SwappedEvidenceError(ChangedEvidenceError):
+    """Evidence lies in another one's folder, whole as it was recorded."""
+
+
 class LedgerError(GatesError):
     """A record is missing, changed or malformed."""
 

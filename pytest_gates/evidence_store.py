@@ -34,7 +34,12 @@ from pytest_gates.disk import (
     staged,
     write_durably,
 )
-from pytest_gates.errors import ChangedEvidenceError, EvidenceError, MissingEvidenceError
+from pytest_gates.errors import (
+    ChangedEvidenceError,
+    EvidenceError,
+    MissingEvidenceError,
+    SwappedEvidenceError,
+)
 from pytest_gates.evidence import (
     Artifact,
     Evidence,
@@ -180,7 +185,7 @@ def promote(folder: Path, evidence_root: Path) -> Path:
         EvidenceError: a file is not what the manifest says, or cannot be written.
     """
     data = read_regular(folder / MANIFEST, str(folder / MANIFEST), MANIFEST_LIMIT_BYTES)
-    manifest, _ = _manifest(data, folder.name, str(folder))
+    manifest, _ = _manifest(data, str(folder), str(folder))
     parent = evidence_root / RUNS
     if (parent / folder.name / MANIFEST).is_file():
         return parent / folder.name
@@ -208,7 +213,7 @@ def read_evidence(root: Path, location: str) -> Evidence:
         raise MissingEvidenceError(f"{location}: no evidence folder")
     place = f"{location}/{MANIFEST}"
     data = read_regular(f"{folder}/{MANIFEST}", place, MANIFEST_LIMIT_BYTES)
-    manifest, id_ = _manifest(data, location.rpartition("/")[2], location)
+    manifest, id_ = _manifest(data, folder, location)
     contents = {
         name: _verified(f"{folder}/{name}", f"{location}/{name}", entry)
         for name, entry in manifest.files.items()
@@ -262,10 +267,16 @@ def _user() -> str:
 
 
 def _manifest(data: bytes, folder: str, location: str) -> tuple[Manifest, str]:
-    """A manifest and its id, proven against the folder's name and the run that it tells of."""
+    """A manifest and its id, proven against its folder's name and the run that it tells of."""
     place = f"{location}/{MANIFEST}"
-    found, said = hashlib.sha256(data).hexdigest(), folder.rpartition("-")[2]
+    found = hashlib.sha256(data).hexdigest()
+    parent, _, name = folder.rpartition("/")
+    said = name.rpartition("-")[2]
     if found[:10] != said:
+        true = next(Path(parent).glob(f"*-{found[:10]}"), None)
+        if true is not None:
+            text = f"it is the manifest of {true.name}, put in its place"
+            raise SwappedEvidenceError(f"{place}: {text}")
         raise ChangedEvidenceError(
             f"{place}: SHA-256 is {found[:10]}… but the folder's name says {said[:10]}…: "
             "the file was changed after it was recorded"
@@ -283,8 +294,8 @@ def _manifest(data: bytes, folder: str, location: str) -> tuple[Manifest, str]:
         raise EvidenceError(f"{place}: unknown status {manifest.status}")
     if bad := [name for name in manifest.files if not _FILE_NAME.fullmatch(name)]:
         raise EvidenceError(f"{place}: {bad[0]!r} is no plain file name")
-    if folder != (name := _name(manifest.key.run_hash, found)):
-        raise EvidenceError(f"{place}: the folder should be {name}")
+    if name != (true_name := _name(manifest.key.run_hash, found)):
+        raise EvidenceError(f"{place}: the folder should be {true_name}")
     return manifest, found
 
 

@@ -162,6 +162,15 @@ def test_evidence_swapped_between_gates(judged: Project, audit: Callable[..., li
     assert audit() == ["PG303"]
 
 
+def test_evidence_folders_swapped(judged: Project, audit: Callable[..., list[str]]) -> None:
+    one, other = evidence_folders(judged)[:2]
+    aside = one.with_name("aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+    assert set(audit()) == {"PG303"}
+
+
 def test_evidence_of_another_run(judged: Project, audit: Callable[..., list[str]]) -> None:
     folder = seal_run(judged.root / "evidence" / "runs")
     location = folder.relative_to(judged.root).as_posix()
@@ -193,6 +202,12 @@ def test_record_renamed(judged: Project, audit: Callable[..., list[str]]) -> Non
     path = oldest(judged)
     path.rename(path.with_name("ab" * 32 + ".json"))
     assert sorted(audit()) == ["PG202", "PG204"]
+
+
+def test_newest_record_renamed(judged: Project, audit: Callable[..., list[str]]) -> None:
+    path = newest(judged)
+    path.rename(path.with_name("ab" * 32 + ".json"))
+    assert sorted(audit()) == ["PG102", "PG202"]
 
 
 def test_record_that_is_none(judged: Project, audit: Callable[..., list[str]]) -> None:

@@ -54,6 +54,15 @@ def assert_red(project: Project, result: pytest.RunResult, reason: str) -> None:
     assert "verdict: pending" in (project.contracts / "claims.yaml").read_text(encoding="utf-8")
 
 
+def test_a_mistake_is_said_once_whatever_follows_from_it(project: Project) -> None:
+    number = RUN.replace("steps: 100", "steps: 1e3") + "  other: {from: base, seed: 1}\n"
+    assert_refused_when_loaded(project, number + gate("{kind: descent}"), "9:12: `1e3` is a string")
+    misspelt = RUN + gate("{kind: descent}").replace("checks:", "chekcs:")
+    assert_refused_when_loaded(project, misspelt, "13:5: unknown key `chekcs`; did you mean")
+    nan = "{kind: budget, metric: wall_ms, steps: [20, 99], below: {NVIDIA H200: .nan}}"
+    assert_refused_when_loaded(project, RUN + gate(nan), "14:65: `below`: NVIDIA H200: NaN is no")
+
+
 # --- refused when loaded -----------------------------------------------------------------------
 
 

@@ -64,7 +64,7 @@ def audit(root: Path, files: Sequence[Path], caps: Caps = Caps()) -> Audited:  #
     proven = prove(root, root / "evidence", contracts)
     histories = timelines(proven.entries)
     findings += proven.findings
-    findings += _broken(proven)
+    findings += _broken(proven, contracts)
     findings += _between(proven.entries)
     known = _Known(root / "evidence", contracts, histories)
     for contract in contracts:
@@ -74,13 +74,18 @@ def audit(root: Path, files: Sequence[Path], caps: Caps = Caps()) -> Audited:  #
     return Audited(tuple(sorted(set(findings))), tuple(contracts), tuple(proven.entries))
 
 
-def _broken(proven: Proven) -> Iterator[AuditFinding]:
+def _broken(proven: Proven, contracts: Sequence[Contract]) -> Iterator[AuditFinding]:
     """Renamed if somebody still looks for the bytes under their true name, else edited."""
-    sought = {parent for entry in proven.entries for parent in entry.parents}
+    sought = {parent for entry in proven.entries for parent in entry.parents} | _cited(contracts)
     for one in proven.broken:
         renamed = one.damage == "edited" and one.found in sought
         told = dataclasses.replace(one, damage="misnamed") if renamed else one
         yield AuditFinding(one.place, 1, BROKEN[told.damage], "", one.message)
+
+
+def _cited(contracts: Sequence[Contract]) -> set[str]:
+    """Hashes of the records that contracts speak of."""
+    return {str(entry["record"]) for one in contracts for gate in one.gates for entry in gate.basis}
 
 
 def _between(entries: Sequence[Entry]) -> Iterator[AuditFinding]:
@@ -95,9 +100,7 @@ class _Known:
 
     def __init__(self, evidence: Path, contracts: Sequence[Contract], histories: Histories) -> None:
         self._histories = histories
-        needed = {
-            str(entry["record"]) for one in contracts for gate in one.gates for entry in gate.basis
-        }
+        needed = _cited(contracts)
         for contract in contracts:
             for item in contract.items:
                 needed |= {entry.sha for entry in self._current(contract.id, item.id)}

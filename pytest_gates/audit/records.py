@@ -10,7 +10,12 @@ from pytest_gates.audit.codes import AuditFinding
 from pytest_gates.canonical import plain
 from pytest_gates.checks.base import Verdict
 from pytest_gates.contract.models import Falsifier, Gate
-from pytest_gates.errors import ChangedEvidenceError, EvidenceError, MissingEvidenceError
+from pytest_gates.errors import (
+    ChangedEvidenceError,
+    EvidenceError,
+    MissingEvidenceError,
+    SwappedEvidenceError,
+)
 from pytest_gates.evidence import Evidence
 from pytest_gates.evidence_store import MANIFEST
 from pytest_gates.falsify import Pair, not_caught
@@ -74,6 +79,8 @@ def _told(error: EvidenceError) -> tuple[str, int, str]:
 def _evidence_code(error: EvidenceError) -> str:
     if isinstance(error, MissingEvidenceError):
         return "PG302"
+    if isinstance(error, SwappedEvidenceError):
+        return "PG303"
     return "PG301" if isinstance(error, ChangedEvidenceError) else "PG304"
 
 

@@ -62,7 +62,8 @@ def _limits(value: object) -> object:
         try:
             _limit(limit)
         except ValueError as error:
-            raise ValueError(f"{gpu}: {error}, found {limit!r}") from None
+            found = "" if "NaN" in str(error) else f", found {limit!r}"
+            raise ValueError(f"{gpu}: {error}{found}") from None
     return value
 
 

@@ -44,7 +44,7 @@ class FalsifierLoader:
     def load(
         self,
         nodes: list[MappingNode],
-        misspelt: Callable[[MappingNode, tuple[str, ...]], None],
+        misspelt: Callable[[MappingNode, tuple[str, ...]], set[str]],
         typed: Typed,
     ) -> list[Falsifier]:
         """The falsifiers in file order, prose among them."""

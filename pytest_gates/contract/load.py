@@ -99,11 +99,15 @@ class _Loader:
     def _say(self, node: Node, message: str) -> None:
         self.findings.append(self.source.finding(node, message))
 
-    def _misspelt(self, node: MappingNode, executable: tuple[str, ...]) -> None:
+    def _misspelt(self, node: MappingNode, executable: tuple[str, ...]) -> set[str]:
+        """Say each key that nearly spells an executable one; the keys that were meant."""
+        meant = set()
         for key, _ in node.entries:
             near = misspelt(key.value, executable)
             if near is not None:
                 self._say(key, f"unknown key `{key.value}`; did you mean `{near}`?")
+                meant.add(near)
+        return meant
 
     def _block(self, name: str) -> MappingNode | None:
         node = self.root.get(name) if isinstance(self.root, MappingNode) else None
@@ -162,10 +166,11 @@ class _Loader:
     # --- gates -------------------------------------------------------------------------------
 
     def _gate(self, node: MappingNode, fallback: str) -> Gate:
-        self._misspelt(node, GATE_KEYS)
+        meant = self._misspelt(node, GATE_KEYS)
         checks = self._checks(node)
         run = self._text(node, "run") or None
-        if node.get("checks") is None and (run or node.get("requires") is not None):
+        lacking = node.get("checks") is None and "checks" not in meant
+        if lacking and (run or node.get("requires") is not None):
             at = node.get("run") or node.get("requires")
             assert at is not None
             self._say(at, "a gate with a `run` or `requires` needs `checks`")

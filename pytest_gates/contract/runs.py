@@ -173,7 +173,8 @@ class RunTable:
             return None
         run = build(DRIVERS[driver], raw, self._source, locate)
         if isinstance(run, tuple):
-            self.findings.extend(without(run, said))
+            # A run that inherits a mistake does not repeat it.
+            self.findings.extend(without(run, [*said, *self.findings]))
             return None
         over = [self._source.finding(locate(path), text)
                 for path, text in (*exceeded(run, self._caps), *outside(run))]  # fmt: skip

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -73,6 +74,18 @@ def named_line(
 def quantity(field: str, title: str | None, **more: Any) -> dict[str, Any]:
     """A quantitative axis."""
     return {"field": field, "type": "quantitative", "title": title, **more}
+
+
+def finite(pairs: Iterable[tuple[Any, Any]]) -> list[tuple[float, float]]:
+    """The pairs of which both are finite numbers: others have no place in a picture."""
+    return [
+        (float(x), float(y))
+        for x, y in pairs
+        if isinstance(x, float | int)
+        and isinstance(y, float | int)
+        and math.isfinite(x)
+        and math.isfinite(y)
+    ]
 
 
 def domain(low: float, high: float, share: float = 0.06) -> dict[str, Any]:

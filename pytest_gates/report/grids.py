@@ -8,26 +8,38 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pytest_gates.checks.figures import short
-from pytest_gates.evidence import Evidence
+from pytest_gates.evidence import Evidence, Series
 from pytest_gates.ledger import Record
 from pytest_gates.report.draw import WIDTH, Picture, color, layer, mark, svg
 
+WIDEST_LETTER = 6.8
+"""Pixels, of the labels' font."""
 SHADES = 7
 """Shades of the heat map, `--h0` to `--h6`."""
 
 
 def heat_map(metric: str, evidence: Evidence) -> Iterator[Picture]:
     """A metric of the forward path, one cell a layer and slot."""
-    cells = _cells(metric, evidence)
+    yield from _grid(metric, "slot", _cells(metric, "slot", evidence.main.slots))
+
+
+def parameter_map(metric: str, step: int, evidence: Evidence) -> Iterator[Picture]:
+    """A metric of the parameters at one step, one cell a layer and parameter."""
+    cells = _cells(metric, "name", evidence.main.parameters, step)
+    yield from _grid(metric, "parameter", cells)
+
+
+def _grid(metric: str, what: str, cells: Sequence[_Cell]) -> Iterator[Picture]:
     values = sorted(cell.value for cell in cells)
     if not values or values[0] == values[-1]:
         return  # one shade shows nothing
     edges = _edges(values[0], values[-1])
     named = [*(f"to {edge:.3g}" for edge in edges), "above"]
-    slots = list(dict.fromkeys(cell.slot for cell in cells))
-    layers = list(dict.fromkeys(cell.layer for cell in cells))
+    slots = list(dict.fromkeys(cell.name for cell in cells))
+    # What lies outside the blocks comes last, wherever it was told.
+    layers = sorted({cell.layer for cell in cells}, key=lambda one: (one < 0, one))
     shaded = [
-        {"layer": cell.layer, "slot": cell.slot, "shade": named[bisect_left(edges, cell.value)]}
+        {"layer": cell.layer, "slot": cell.name, "shade": named[bisect_left(edges, cell.value)]}
         for cell in cells
     ]
     fill = {
@@ -35,9 +47,12 @@ def heat_map(metric: str, evidence: Evidence) -> Iterator[Picture]:
         "scale": {"domain": named, "range": [color(f"h{index}") for index in range(SHADES)]},
         "legend": {"symbolType": "square", "symbolSize": 200, "symbolStrokeWidth": 0},
     }  # fmt: skip
+    outside = "end" if what == "slot" else "rest"
     x = {"domain": False, "labelAngle": 0, "title": "layer", "labelOverlap": True,
-         "labelExpr": "datum.value < 0 ? 'end' : datum.value"}  # fmt: skip
-    y = {"domain": False, "grid": False, "title": "slot", "labelLimit": 160}
+         "labelExpr": f"datum.value < 0 ? '{outside}' : datum.value"}  # fmt: skip
+    # Browsers set letters wider than the drawing assumes; a name must not lose its first ones.
+    room = WIDEST_LETTER * max(map(len, slots))
+    y = {"domain": False, "grid": False, "title": what, "labelLimit": 240, "minExtent": room}
     drawn = {
         "width": min(WIDTH - 190, 34 * len(layers)),
         "height": 18 * len(slots),
@@ -50,11 +65,13 @@ def heat_map(metric: str, evidence: Evidence) -> Iterator[Picture]:
         ),
     }
     top = max(cells, key=lambda cell: cell.value)
+    blocks = sum(one >= 0 for one in layers)
+    where = f"layer {top.layer}, {top.name}" if top.layer >= 0 else top.name
     caption = (
-        f"{metric} of {len(slots)} slots in {len(layers)} layers, {short(values[0])} to "
-        f"{short(values[-1])}; the highest is layer {top.layer}, {top.slot}."
+        f"{metric} of {len(slots)} {what}s, {blocks} layers, {short(values[0])} to "
+        f"{short(values[-1])}; the highest is {where}."
     )
-    yield Picture(f"{metric} by layer and slot", caption, svg(drawn))
+    yield Picture(f"{metric} by layer and {what}", caption, svg(drawn))
 
 
 @dataclass(frozen=True)
@@ -63,14 +80,21 @@ class _Cell:
     slot: str
     value: float
 
+    @property
+    def name(self) -> str:
+        """The slot without what nearly every parameter's name ends in."""
+        return self.slot.removesuffix(".weight")
 
-def _cells(metric: str, evidence: Evidence) -> list[_Cell]:
-    columns = evidence.main.slots.columns
-    told = zip(*(columns.get(name, ()) for name in ("layer", "slot", metric)), strict=False)
+
+def _cells(metric: str, named: str, said: Series, step: int | None = None) -> list[_Cell]:
+    columns = said.columns
+    told = zip(*(columns.get(name, ()) for name in ("layer", named, metric)), strict=False)
+    steps = columns.get("step", ())
     return [
         _Cell(int(float(index)), str(slot), float(value))
-        for index, slot, value in told
+        for row, (index, slot, value) in enumerate(told)
         if index is not None and value is not None and math.isfinite(float(value))
+        if step is None or steps[row] == step
     ]
 
 

@@ -12,7 +12,12 @@ from pytest_gates.checks.budget import Budget
 from pytest_gates.checks.declared import shape_of
 from pytest_gates.checks.descent import Descent
 from pytest_gates.checks.figures import short
+from pytest_gates.checks.layer_statistics import LayerStatistics
+from pytest_gates.checks.monotone import Monotone
 from pytest_gates.checks.residency import Residency
+from pytest_gates.checks.schedule import Schedule
+from pytest_gates.checks.trace_parity import TraceParity
+from pytest_gates.checks.trace_spike import TraceSpike
 from pytest_gates.evidence import Evidence
 from pytest_gates.model.telemetry import METRICS
 from pytest_gates.report.draw import (
@@ -20,6 +25,7 @@ from pytest_gates.report.draw import (
     Picture,
     color,
     domain,
+    finite,
     layer,
     mark,
     named_line,
@@ -27,8 +33,9 @@ from pytest_gates.report.draw import (
     svg,
     thinned,
 )
-from pytest_gates.report.grids import heat_map
+from pytest_gates.report.grids import heat_map, parameter_map
 from pytest_gates.report.memory import memory
+from pytest_gates.report.series import by_step
 
 BINS = 28
 PLOT = WIDTH - 150
@@ -45,14 +52,19 @@ def pictures(check: Check, observed: Mapping[str, Any], evidence: Evidence) -> I
         yield from memory(evidence)
     elif isinstance(check, Bounded) and METRICS[check.metric].scope == "slot":
         yield from heat_map(check.metric, evidence)
+    elif isinstance(check, Bounded | Monotone | Schedule):
+        yield from by_step(check, evidence)
+    elif isinstance(check, LayerStatistics):
+        yield from parameter_map(check.metric, check.step, evidence)
+    elif isinstance(check, TraceSpike):
+        yield from heat_map(check.statistic, evidence)
+    elif isinstance(check, TraceParity):
+        yield from heat_map("rel_l2" if check.direction == "backward" else "own_rel_l2", evidence)
 
 
 def _points(evidence: Evidence, metric: str) -> list[tuple[float, float]]:
     columns = evidence.main.steps.columns
-    said = zip(columns.get("step", ()), columns.get(metric, ()), strict=False)
-    return [(float(x), float(y)) for x, y in said
-            if isinstance(x, float | int) and isinstance(y, float | int)
-            and math.isfinite(x) and math.isfinite(y)]  # fmt: skip
+    return finite(zip(columns.get("step", ()), columns.get(metric, ()), strict=False))
 
 
 def _titled(metric: str) -> str:
