@@ -90,9 +90,21 @@ def checksum(model: nn.Module) -> Tensor:
     return torch.remainder((sums * odd).sum(), 2**CHECKSUM_BITS)
 
 
+_STAGED_BYTES = 2**24
+"""What a thread copies from a device at once, through memory that the device can write itself."""
+
+
 def _tensor_sha256(tensor: Tensor) -> str:
-    plain = tensor.detach().contiguous().cpu().flatten().view(torch.uint8)
-    return hashlib.sha256(plain.numpy().data).hexdigest()
+    plain = tensor.detach().contiguous().flatten().view(torch.uint8)
+    if not plain.is_cuda:
+        return hashlib.sha256(plain.numpy().data).hexdigest()
+    staged = torch.empty(min(plain.numel(), _STAGED_BYTES), dtype=torch.uint8, pin_memory=True)
+    digest = hashlib.sha256()
+    for part in plain.split(_STAGED_BYTES):
+        own = staged[: part.numel()]
+        own.copy_(part)
+        digest.update(own.numpy().data)
+    return digest.hexdigest()
 
 
 def _bytes_by_device(tensors: Iterable[Tensor]) -> dict[str, int]:

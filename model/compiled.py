@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,12 @@ class CompiledBlocks:
         # A length is compiled for itself: a prompt's and a token's pass have little in common, and
         # kernels of unknown length are slower.
         self._seen = torch.compile(_seen, fullgraph=True, dynamic=False)
-        self._plain = torch.compile(_plain, fullgraph=True, dynamic=False)
+        # With it inductor writes a product with one row as a reduction, near the memory's speed; a
+        # library's product takes twice as long there, and decoding is made of them.
+        tuned: dict[str, str | int | bool | Callable[..., object]] = {
+            "coordinate_descent_tuning": True
+        }
+        self._plain = torch.compile(_plain, fullgraph=True, dynamic=False, options=tuned)
 
     def __call__(
         self, block: nn.Module, x: Tensor, span: Span, layer: int, observe: Observe | None
