@@ -100,7 +100,7 @@ def _tensor_sha256(tensor: Tensor) -> str:
         return hashlib.sha256(plain.numpy().data).hexdigest()
     staged = torch.empty(min(plain.numel(), _STAGED_BYTES), dtype=torch.uint8, pin_memory=True)
     digest = hashlib.sha256()
-    for part in plain.split(_STAGED_BYTES):
+    for part in torch.split(plain, _STAGED_BYTES):
         own = staged[: part.numel()]
         own.copy_(part)
         digest.update(own.numpy().data)
