@@ -51,7 +51,7 @@ def host_of(evidence: Sequence[Evidence]) -> RecordHost:
     first = evidence[0].host
     return RecordHost(
         gpu=gpu,
-        driver=first.driver if gpu else None,
+        driver=next((one.host.driver for one in evidence if used_gpu(one)), None),
         torch=first.torch,
         declared=any(one.declared for one in evidence),
     )

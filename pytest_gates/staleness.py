@@ -75,6 +75,6 @@ def causes(
             found.append(f"code: {len(told)} commits: {'; '.join(told)}")
     for name in ("torch", "driver"):
         was, now = getattr(entry, name), getattr(latest, name)
-        if was != now:
+        if was != now and now is not None:  # one that said nothing contradicts nothing
             found.append(f"{name}: {was or 'none'} -> {now or 'none'}")
     return tuple(found)
