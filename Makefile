@@ -14,7 +14,7 @@ PYTEST := $(VENV)/bin/pytest
 READY := $(VENV)/.ready
 endif
 
-.PHONY: gates test test-long check format schema picture bench env interpreter clean
+.PHONY: gates test test-long check format schema picture bench bench-gpu env interpreter clean
 .DEFAULT_GOAL := gates
 
 gates: $(READY)
@@ -44,6 +44,9 @@ picture: $(READY)
 
 bench: $(READY)
 	$(PY) -m benchmarks
+
+bench-gpu: $(READY)
+	$(PY) -m benchmarks --gpu
 
 env: $(READY)
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [names]`: each benchmark in a process of its own, one after the other."""
+"""`python -m benchmarks [names | --gpu]`: each benchmark in a process of its own, one by one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ ON_GPU = (
 
 def main() -> int:
     names = sys.argv[1:] or list(ON_CPU)
+    if names == ["--gpu"]:
+        names = list(ON_GPU)
     known = (*ON_CPU, *ON_GPU)
     unknown = [name for name in names if name not in known]
     if unknown:

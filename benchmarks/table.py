@@ -49,6 +49,20 @@ ROWS: tuple[Row, ...] = (
     ("driver `command`, beside the program's own wall time", "300 ms", "command_cost",
      (("first_added_ms", "{} ms first"), ("warm_added_ms", "{} ms warm"))),
     ("an emitter, over a loop without it", "1.01", "emit_cost", (("ratio", "{}"),)),
+    ("370M training step, 16 x 512, over `transformers` compiled", "0.68", "training_step_16x512",
+     (("ratio", "{}"), ("ours_ms", "{} ms"), ("peer_ms", "against {} ms"))),
+    ("its share of the matmul ceiling of that run", "60 %", "training_step_16x512",
+     (("share_of_ceiling_pct", "{} %"),)),
+    ("deterministic mode over the fast one, 16 x 512", "1.10", "training_step_16x512",
+     (("deterministic_ratio", "{}"),)),
+    ("memory peak over `transformers` compiled, 16 x 512", "0.85", "training_step_16x512",
+     (("memory_ratio", "{}"), ("ours_peak_mib", "{} MiB"))),
+    ("process start to the end of step 0, nothing cached", "15 s", "training_step_16x512",
+     (("step0_nothing_cached_s", "{} s"), ("peer_step0_nothing_cached_s", "peer {} s"))),
+    ("process start to the end of step 0, caches warm", "8 s", "training_step_16x512",
+     (("step0_caches_warm_s", "{} s"), ("peer_step0_caches_warm_s", "peer {} s"))),
+    ("370M training step, 1 x 2048, over `transformers` compiled", "0.40", "training_step_1x2048",
+     (("ratio", "{}"), ("ours_ms", "{} ms"), ("peer_ms", "against {} ms"))),
     ("the witness, over a run without it", "1.01", "witness_cost", (("ratio", "{}"),)),
     ("DDP, two Gloo processes over one, ~10M parameters, tokens a second", "1.6", "ddp_scaling",
      (("ratio", "{} times"), ("comm_share_pct", "{} % of a step gradients on their way"))),
@@ -69,7 +83,11 @@ ROWS: tuple[Row, ...] = (
      (("ratio_370m", "{}"),)),
 )  # fmt: skip
 
-COMMANDS = {"trace_overhead_cuda": "python -m benchmarks.trace_overhead --device cuda"}
+COMMANDS = {
+    "trace_overhead_cuda": "python -m benchmarks.trace_overhead --device cuda",
+    "training_step_16x512": "python -m benchmarks training_step",
+    "training_step_1x2048": "python -m benchmarks training_step",
+}
 """Where the name of the results is not that of the benchmark."""
 
 
