@@ -51,7 +51,11 @@ def searches(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("record", "folder"), [("always", "evidence/runs"), ("never", ".pytest_gates/evidence")]
+    ("record", "folder"),
+    [
+        ("always", "evidence/runs"),
+        pytest.param("never", ".pytest_gates/evidence", marks=pytest.mark.slow),
+    ],
 )
 def test_a_counterexample_is_stored_as_evidence_and_tried_first(
     project: Project, record: str, folder: str

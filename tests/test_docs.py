@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 from fractions import Fraction
@@ -22,6 +23,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *ROOT.glob("[bc]*/README
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
 
 
+@functools.cache
 def generator() -> ModuleType:
     spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
     assert spec is not None
@@ -43,6 +45,7 @@ def test_the_tables_are_those_of_the_code(name: str) -> None:
     assert in_step, f"docs/{name} is not what the code says; run `make schema`"
 
 
+@functools.cache
 def anchors(page: Path) -> set[str]:
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
     return {generator().anchor(name) for name in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}

@@ -173,7 +173,9 @@ def emitted(source: str, *args: object) -> Any:
     return parsed(Path(str(args[0])))
 
 
-@pytest.mark.parametrize(("clip", "parts"), [(1.0, 1), (0.0, 2)])
+@pytest.mark.parametrize(
+    ("clip", "parts"), [(1.0, 1), pytest.param(0.0, 2, marks=pytest.mark.slow)]
+)
 def test_transformers_trainer_tells_what_it_logs(tmp_path: Path, clip: float, parts: int) -> None:
     told = emitted(HF, tmp_path, clip, parts)
     history = json.loads((tmp_path / "trainer_state.json").read_text("utf-8"))["log_history"]
@@ -191,7 +193,7 @@ def test_transformers_trainer_tells_what_it_logs(tmp_path: Path, clip: float, pa
     assert told.facts["residency_after"]["optimizer"]["cpu"] > 0
 
 
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("parts", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_lightning_tells_what_its_steps_return(tmp_path: Path, parts: int) -> None:
     told = emitted(LIGHTNING, tmp_path, parts)
     seen = json.loads((tmp_path / "seen.json").read_text("utf-8"))

@@ -16,7 +16,10 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 PROGRAMS = ("loop", "hf-trainer", "lightning-trainer")
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "loop" else pytest.param(name, marks=pytest.mark.slow) for name in PROGRAMS],
+)
 def test_a_copy_of_the_example_passes_and_its_falsifier_is_caught(
     project: Project, name: str
 ) -> None:
