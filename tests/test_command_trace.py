@@ -64,6 +64,7 @@ def test_what_cannot_be_traced_is_one_line(
         assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_two_sides_are_told_drawn_and_refused_alike(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -78,6 +78,7 @@ def test_a_counterexample_is_stored_as_evidence_and_tried_first(
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_a_sabotaged_run_found_is_not_known_of_the_run(project: Project) -> None:
     project.contract(HOLDS)
     for _ in range(2):

@@ -165,6 +165,7 @@ def with_driver(
     return waves
 
 
+@pytest.mark.slow
 def test_eight_workers_on_eight_slots_take_as_many_turns_as_the_longest_chain(
     project: Project, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

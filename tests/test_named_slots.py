@@ -47,7 +47,13 @@ def test_the_named_slot_is_caught(project: Project) -> None:
     assert '"slot":"layer 3 ffn_swigl"' in "".join(one.read_text() for one in project.records)
 
 
-@pytest.mark.parametrize("slot", ["layer 2 ffn_swigl", "layer 3 ffn_up", "logits"])
+@pytest.mark.parametrize(
+    "slot",
+    [
+        "layer 2 ffn_swigl",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("layer 3 ffn_up", "logits")),
+    ],
+)
 def test_noticed_at_another_slot_is_not_caught(project: Project, slot: str) -> None:
     project.contract(RUNS + _said(slot))
     result = project.run()

@@ -218,6 +218,7 @@ def test_the_matrix_shows_which_fault_each_gate_has_caught(
         assert "with fault silent_cpu_fallback" in page.text
 
 
+@pytest.mark.slow
 def test_workers_of_xdist_make_the_same_report(project: Project) -> None:
     project.steps("steps.jsonl", wall_ms=[40.0 + step % 7 for step in range(30)])
     project.contract(RECORDED)
