@@ -17,6 +17,9 @@ from pytest_gates.timeline import Entry, entries_of, entry_of
 Commits = Callable[[str, str], tuple[str, ...] | None]
 """Commits to the program between two revisions, one line each; None where nobody can tell."""
 
+_TOLD_COMMITS = 3
+"""Commits that a cause names; the others are counted."""
+
 
 class Suspicion:
     """Asks for the causes of one session's replayed verdicts; the ledger is read once."""
@@ -72,7 +75,9 @@ def causes(
         if told is None:
             found.append(f"code: {entry.code[:12]} -> {latest.code[:12]}")
         elif told:
-            found.append(f"code: {len(told)} commits: {'; '.join(told)}")
+            more = len(told) - _TOLD_COMMITS
+            tail = f"; and {more} more" if more > 0 else ""
+            found.append(f"code: {len(told)} commits: {'; '.join(told[:_TOLD_COMMITS])}{tail}")
     for name in ("torch", "driver"):
         was, now = getattr(entry, name), getattr(latest, name)
         if was != now and now is not None:  # one that said nothing contradicts nothing

@@ -73,6 +73,9 @@ def test_only_commits_to_the_program_count_where_they_are_known() -> None:
     assert asked(OLD, later, commits=lambda old, new: ()) == ()
     told = asked(OLD, later, commits=lambda old, new: ("abc1234 Faster steps",))
     assert told == ("code: 1 commits: abc1234 Faster steps",)
+    many = tuple(f"abc{number} Step {number}" for number in range(99))
+    (told_of_many,) = asked(OLD, later, commits=lambda old, new: many)
+    assert told_of_many == ("code: 99 commits: abc0 Step 0; abc1 Step 1; abc2 Step 2; and 96 more")
 
 
 def test_commits_are_asked_of_git() -> None:
