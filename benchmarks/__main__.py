@@ -11,7 +11,8 @@ ON_CPU = (
     "emit_cost",
 )  # fmt: skip
 ON_GPU = (
-    "training_step", "witness_cost", "headline_gates", "decode_speed", "trace_7b",
+    "checkpoint_write", "training_step", "witness_cost", "headline_gates", "decode_speed",
+    "trace_7b",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -340,8 +340,8 @@ class Training:
         saved = self._checkpointer.save(self._model, self._step.optimizer, metadata)
         self._say_saved(saved)
 
-    def _say_saved(self, saved: Mapping[str, Any] | None) -> None:
-        if saved is not None:
+    def _say_saved(self, finished: Iterable[Mapping[str, Any]]) -> None:
+        for saved in finished:
             self._writer.event(
                 "checkpoint_saved", saved["step"], epoch=saved["epoch"], files=saved["files"]
             )

@@ -86,11 +86,13 @@ class Nothing:
 
     blocked_s = 0.0
 
-    def save(self, model: nn.Module, optimizer: Moments, metadata: Mapping[str, Any]) -> None:
+    def save(self, model: nn.Module, optimizer: Moments, metadata: Mapping[str, Any]) -> tuple[()]:
         """Another rank saves."""
+        return ()
 
-    def wait(self) -> None:
+    def wait(self) -> tuple[()]:
         """There is nothing to wait for."""
+        return ()
 
 
 def covered_ms(spans: Iterable[tuple[float, float]]) -> float:

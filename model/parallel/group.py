@@ -32,11 +32,11 @@ class Checkpoints(Protocol):
 
     def save(
         self, model: nn.Module, optimizer: Moments, metadata: Mapping[str, Any]
-    ) -> dict[str, Any] | None:
-        """Begin to write; the metadata of a checkpoint that is finished by now."""
+    ) -> tuple[dict[str, Any], ...]:
+        """Begin to write; the metadata of those that were finished meanwhile."""
 
-    def wait(self) -> dict[str, Any] | None:
-        """Wait for the checkpoint that is being written; its metadata."""
+    def wait(self) -> tuple[dict[str, Any], ...]:
+        """Wait for those that are being written; their metadata."""
 
 
 class Group:

@@ -37,13 +37,13 @@ class ShardedCheckpointer:
         folder.mkdir(exist_ok=True)
         self._folder, self._device, self._rank = folder, device, rank
         self._seams = seams
-        self._written: dict[str, Any] | None = None
+        self._written: tuple[dict[str, Any], ...] = ()
         self.blocked_s = 0.0
         """How long the training has stood still for checkpoints."""
 
     def save(
         self, model: nn.Module, optimizer: Moments, metadata: Mapping[str, Any]
-    ) -> dict[str, Any] | None:
+    ) -> tuple[dict[str, Any], ...]:
         """Write a checkpoint; returns the metadata of the one before.
 
         Raises:
@@ -56,13 +56,14 @@ class ShardedCheckpointer:
         save(_state(model, optimizer, self._device), checkpoint_id=self._folder / f"{stem}.dcp")
         if self._rank == 0:
             files = _hashed(self._folder, f"{stem}.dcp")
-            self._written = checkpoint.close(self._folder, stem, {**metadata, "files": files})
+            whole = checkpoint.close(self._folder, stem, {**metadata, "files": files})
+            self._written = (whole,)
         self.blocked_s += time.perf_counter() - begun
         return finished
 
-    def wait(self) -> dict[str, Any] | None:
-        """The checkpoint that was written last, once; None if there is none."""
-        written, self._written = self._written, None
+    def wait(self) -> tuple[dict[str, Any], ...]:
+        """The checkpoint that was written last, once."""
+        written, self._written = self._written, ()
         return written
 
 
@@ -96,13 +97,8 @@ def restore(
 
 def _state(model: nn.Module, optimizer: Moments, device: torch.device) -> dict[str, Tensor]:
     """Parameters and moments under the names that an unsharded checkpoint has, and generators."""
-    named = {name: p.detach() for name, p in model.named_parameters()}
-    moments = {
-        f"{name}.{key}": value
-        for name, p in model.named_parameters()
-        for key, value in sorted(optimizer.state[p].items())
-    }
-    return {**named, **moments, **checkpoint.rng_state(device)}
+    weights, moments = checkpoint.state_of(model, optimizer)
+    return {**weights, **moments, **checkpoint.rng_state(device)}
 
 
 def _hashed(folder: Path, name: str) -> dict[str, dict[str, Any]]:
