@@ -30,10 +30,8 @@ def main() -> int:
         print(f"unknown benchmark {unknown[0]}; known: {', '.join(known)}", file=sys.stderr)
         return 2
     within = [] if options.within is None else ["--within", options.within]
-    ends = [
-        subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *within], check=False).returncode
-        for name in names
-    ]
+    commands = [[sys.executable, "-m", f"benchmarks.{name}", *within] for name in names]
+    ends = [subprocess.run(command, check=False).returncode for command in commands]
     return int(any(ends))
 
 
