@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,15 @@ ALIGNED = 256
 SPARED = 0.9
 """Share of a device's memory that a waiting copy may fill."""
 _GPU_GENERATOR = "rng.cuda"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint is of, and what one is put into."""
+
+    model: nn.Module
+    optimizer: Moments
+    device: torch.device
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:
@@ -69,9 +79,7 @@ class Checkpointer:
         self.blocked_s = 0.0
         """How long the training has stood still for checkpoints."""
 
-    def save(
-        self, model: nn.Module, optimizer: Moments, metadata: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], ...]:
+    def save(self, trained: Trained, metadata: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
         """Begin to write; returns the metadata of those that were finished meanwhile.
 
         Without memory for a copy the training stands still until all is written.
@@ -80,7 +88,7 @@ class Checkpointer:
             OSError: an earlier one could not be written.
         """
         begun = time.perf_counter()
-        state = state_of(model, optimizer)
+        state = state_of(trained)
         size = sum(tensor.nbytes for tensors in state for tensor in tensors.values())
         finished = []
         while self._writing and (self._writing[0].done() or not self._has_room(size)):
@@ -142,13 +150,13 @@ class Checkpointer:
         )
 
 
-def state_of(model: nn.Module, optimizer: Moments) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def state_of(trained: Trained) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Parameters, and what the optimizer keeps beside each, by name; as they are, not copied."""
-    weights = {name: p.detach() for name, p in model.named_parameters()}
+    weights = {name: p.detach() for name, p in trained.model.named_parameters()}
     moments = {
         f"{name}.{key}": value.detach()
-        for name, p in model.named_parameters()
-        for key, value in sorted(optimizer.state[p].items())
+        for name, p in trained.model.named_parameters()
+        for key, value in sorted(trained.optimizer.state[p].items())
     }
     return weights, moments
 
@@ -277,44 +285,41 @@ def verify(folder: Path, metadata: Mapping[str, Any], seams: Seams = CLEAN) -> d
     return hashes
 
 
-def restore(
-    folder: Path,
-    metadata: Mapping[str, Any],
-    model: nn.Module,
-    optimizer: Moments,
-    device: torch.device,
-    *,
-    seams: Seams = CLEAN,
-) -> int:
+def restore(folder: Path, metadata: Mapping[str, Any], into: Trained, seams: Seams = CLEAN) -> int:
     """Put a verified checkpoint's state into model, optimizer and generators; counts its tensors.
 
     Raises:
         RunRefusedError: CONFIG_REFUSED, a tensor is missing, too many, or of another shape.
     """
     weights, state = sorted(metadata["files"], key=len)
-    count = _load(folder / weights, dict(model.named_parameters()), seams)
-    moments = make_moments(model, optimizer, device)
-    generators = rng_state(device)
+    count = _load(folder / weights, dict(into.model.named_parameters()), seams)
+    moments = make_moments(into)
+    generators = rng_state(into.device)
     if _GPU_GENERATOR not in read_header(folder / state)[0]:
         # Made on a CPU. No step draws from the device's generator, so it is begun anew.
         generators.pop(_GPU_GENERATOR, None)
     count += _load(folder / state, {**moments, **generators}, seams, {_GPU_GENERATOR})
-    torch.set_rng_state(generators["rng.cpu"])
-    if _GPU_GENERATOR in generators:
-        torch.cuda.set_rng_state(generators[_GPU_GENERATOR], device)
+    set_rng_state(generators, into.device)
     return count
 
 
-def make_moments(model: nn.Module, optimizer: Moments, device: torch.device) -> dict[str, Tensor]:
+def set_rng_state(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Take up what `rng_state` gave; a generator of which there is nothing stays as it is."""
+    torch.set_rng_state(states["rng.cpu"])
+    if _GPU_GENERATOR in states:
+        torch.cuda.set_rng_state(states[_GPU_GENERATOR], device)
+
+
+def make_moments(of: Trained) -> dict[str, Tensor]:
     """Give an optimizer the state that its first step would make, empty; returns it by name."""
     moments: dict[str, Tensor] = {}
-    for name, p in model.named_parameters():
-        optimizer.state[p] = {
-            "step": torch.zeros((), device=device),
+    for name, p in of.model.named_parameters():
+        of.optimizer.state[p] = {
+            "step": torch.zeros((), device=of.device),
             "exp_avg": torch.zeros_like(p),
             "exp_avg_sq": torch.zeros_like(p),
         }
-        moments |= {f"{name}.{key}": value for key, value in optimizer.state[p].items()}
+        moments |= {f"{name}.{key}": value for key, value in of.optimizer.state[p].items()}
     return moments
 
 

@@ -137,6 +137,7 @@ class Training:
         writer.fact("tokens_per_step", run.tokens_per_step)
         writer.fact("step_flops", run.step_flops)
         self._step = step_for(run, self._model, device, writer, seams=seams, group=group)
+        self._trained = checkpoint.Trained(self._model, self._step.optimizer, device)
         say_optimizer(writer, self._step)
         writer.event("optimizer_built", optimizer="AdamW", fused=True)
         self._clock: Clock[Any] = clock_for(device)
@@ -176,9 +177,7 @@ class Training:
             )
         checkpoint.refuse(seams.config_match(beyond))
         hashes = checkpoint.verify(folder, metadata, seams)
-        count = self._group.restore(
-            folder, metadata, self._model, self._step.optimizer, self._device, seams=seams
-        )
+        count = self._group.restore(folder, metadata, self._trained, seams)
         self._epochs.resume(metadata["epochs"])
         self._writer.fact("resumed_at_step", self._first)
         self._writer.fact("resumed_tensors", count)
@@ -337,8 +336,7 @@ class Training:
             "epochs": self._epochs.state(),
             "position": self._position,
         }
-        saved = self._checkpointer.save(self._model, self._step.optimizer, metadata)
-        self._say_saved(saved)
+        self._say_saved(self._checkpointer.save(self._trained, metadata))
 
     def _say_saved(self, finished: Iterable[Mapping[str, Any]]) -> None:
         for saved in finished:

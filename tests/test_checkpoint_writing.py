@@ -19,7 +19,7 @@ from training import CPU, Said, Train
 
 from pytest_gates.model import checkpoint
 from pytest_gates.model.blocks import BLOCKS, Buffers
-from pytest_gates.model.checkpoint import Checkpointer
+from pytest_gates.model.checkpoint import Checkpointer, Trained
 from pytest_gates.model.moments import FlatMoments
 from pytest_gates.model.tensor_file import write_tensors
 
@@ -99,7 +99,8 @@ def test_a_checkpoint_waits_as_a_copy_where_there_is_room(
     monkeypatch.setattr(checkpoint, "write_tensors", write)
     monkeypatch.setattr(Checkpointer, "_has_room", lambda *_: room)
     model, moments = torch.nn.Linear(4, 4), FlatMoments()
-    checkpoint.make_moments(model, moments, CPU)
+    trained = Trained(model, moments, CPU)
+    checkpoint.make_moments(trained)
     keeps = Checkpointer(tmp_path / "kept", CPU)
     if not room:
         threading.Timer(0.05, slow.set).start()
@@ -107,7 +108,7 @@ def test_a_checkpoint_waits_as_a_copy_where_there_is_room(
     for epoch in range(3):
         with torch.no_grad():
             model.weight.fill_(epoch)
-        finished += keeps.save(model, moments, {"epoch": epoch})
+        finished += keeps.save(trained, {"epoch": epoch})
     assert [one["epoch"] for one in finished] == ([] if room else [0, 1])
     slow.set()
     finished += keeps.wait()

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from pytest_gates.model import checkpoint
 from pytest_gates.model.blocks import Buffers
-from pytest_gates.model.checkpoint import Checkpointer
+from pytest_gates.model.checkpoint import Checkpointer, Trained
 from pytest_gates.model.moments import FlatMoments
 from pytest_gates.model.tensor_file import write_tensors
 
@@ -33,13 +33,14 @@ def test_a_file_off_a_gpu_has_the_bytes_of_one_off_a_cpu(tmp_path: Path) -> None
 
 def test_steps_that_go_on_meanwhile_reach_no_checkpoint(tmp_path: Path) -> None:
     model, moments = torch.nn.Linear(8192, 8192, device=CUDA), FlatMoments()
-    checkpoint.make_moments(model, moments, CUDA)
+    trained = Trained(model, moments, CUDA)
+    checkpoint.make_moments(trained)
     keeps = Checkpointer(tmp_path / "kept", CUDA)
     finished = []
     for epoch in range(3):
         with torch.no_grad():
             model.weight.fill_(epoch)
-        finished += keeps.save(model, moments, {"epoch": epoch})
+        finished += keeps.save(trained, {"epoch": epoch})
         with torch.no_grad():
             model.weight.fill_(-1)  # at once, as the next step does
     assert len(finished) < 3
