@@ -179,8 +179,11 @@ class EqualRuns(RunsCheck):
         differences = [found for found, _ in compared]
         gaps = [gap for _, gap in compared if gap is not None]
         verdict, text = self.decide(differences, gaps)
-        firsts = tuple(f"{name}: {found[0].place}, {found[0].values}"
-                       for (name, *_), found in zip(pairs, differences, strict=True) if found)  # fmt: skip
+        firsts = tuple(
+            f"{name}: {found[0].place}, {found[0].values}"
+            for (name, *_), found in zip(pairs, differences, strict=True)
+            if found
+        )
         return Compared(verdict, text, sum(map(len, differences)), firsts)
 
     def decide(self, pairs: Sequence[Sequence[Difference]], gaps: list[str]) -> tuple[Verdict, str]:
