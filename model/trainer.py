@@ -188,9 +188,9 @@ class Training:
         """Train, validate, and say what became of the state, also where a guard ends the run."""
         dtype = compute_dtype(self._run.dtype, self._device)
         backend = self._seams.attention(
-            self._step.attention or attention_backend(self._run.architecture, self._device, dtype)
+            attention_backend(self._run.architecture, self._device, dtype)
         )
-        self._writer.fact("attention_backend", backend.name)
+        self._writer.fact("attention_backend", self._step.attention or backend.name)
         try:
             with sdpa_kernel(backend), self._anatomy:
                 self._loop()
