@@ -13,14 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from pytest_gates.model import checkpoint
-from pytest_gates.model.moments import Moments
+from pytest_gates.model.checkpoint import Trained
 from pytest_gates.model.seams import Seams
 from pytest_gates.model.telemetry import RunRefusedError
 
@@ -28,22 +27,20 @@ from pytest_gates.model.telemetry import RunRefusedError
 class ShardedCheckpointer:
     """Writes checkpoints while the training waits."""
 
-    def __init__(self, folder: Path, device: torch.device, rank: int, seams: Seams) -> None:
+    def __init__(self, folder: Path, rank: int, seams: Seams) -> None:
         """Make the folder.
 
         Raises:
             OSError: it cannot be made.
         """
         folder.mkdir(exist_ok=True)
-        self._folder, self._device, self._rank = folder, device, rank
+        self._folder, self._rank = folder, rank
         self._seams = seams
-        self._written: dict[str, Any] | None = None
+        self._written: tuple[dict[str, Any], ...] = ()
         self.blocked_s = 0.0
         """How long the training has stood still for checkpoints."""
 
-    def save(
-        self, model: nn.Module, optimizer: Moments, metadata: Mapping[str, Any]
-    ) -> dict[str, Any] | None:
+    def save(self, trained: Trained, metadata: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
         """Write a checkpoint; returns the metadata of the one before.
 
         Raises:
@@ -53,56 +50,42 @@ class ShardedCheckpointer:
         finished = self.wait()
         self._seams.before_copy()
         stem = f"epoch-{metadata['epoch']:03d}"
-        save(_state(model, optimizer, self._device), checkpoint_id=self._folder / f"{stem}.dcp")
+        save(_state(trained), checkpoint_id=self._folder / f"{stem}.dcp")
         if self._rank == 0:
             files = _hashed(self._folder, f"{stem}.dcp")
-            self._written = checkpoint.close(self._folder, stem, {**metadata, "files": files})
+            whole = checkpoint.close(self._folder, stem, {**metadata, "files": files})
+            self._written = (whole,)
         self.blocked_s += time.perf_counter() - begun
         return finished
 
-    def wait(self) -> dict[str, Any] | None:
-        """The checkpoint that was written last, once; None if there is none."""
-        written, self._written = self._written, None
+    def wait(self) -> tuple[dict[str, Any], ...]:
+        """The checkpoint that was written last, once."""
+        written, self._written = self._written, ()
         return written
 
 
-def restore(
-    folder: Path,
-    metadata: Mapping[str, Any],
-    model: nn.Module,
-    optimizer: Moments,
-    device: torch.device,
-    *,
-    seams: Seams,
-) -> int:
+def restore(folder: Path, metadata: Mapping[str, Any], into: Trained, seams: Seams) -> int:
     """Put a verified checkpoint's state into model, optimizer and generators; counts its tensors.
 
     Raises:
         RunRefusedError: CONFIG_REFUSED, a tensor is missing or of another shape.
     """
-    checkpoint.make_moments(model, optimizer, device)
-    state = _state(model, optimizer, device)
+    checkpoint.make_moments(into)
+    state = _state(into)
     (stem,) = {name.partition("/")[0] for name in metadata["files"]}
     try:
         load(dict(seams.restored(state)), checkpoint_id=folder / stem)
     except (CheckpointException, ValueError) as error:
         cause = str(error).strip().splitlines()[-1]
         raise RunRefusedError("CONFIG_REFUSED", f"checkpoint {stem}: {cause}") from None
-    torch.set_rng_state(state["rng.cpu"])
-    if "rng.cuda" in state:
-        torch.cuda.set_rng_state(state["rng.cuda"], device)
+    checkpoint.set_rng_state(state, into.device)
     return len(state)
 
 
-def _state(model: nn.Module, optimizer: Moments, device: torch.device) -> dict[str, Tensor]:
+def _state(trained: Trained) -> dict[str, Tensor]:
     """Parameters and moments under the names that an unsharded checkpoint has, and generators."""
-    named = {name: p.detach() for name, p in model.named_parameters()}
-    moments = {
-        f"{name}.{key}": value
-        for name, p in model.named_parameters()
-        for key, value in sorted(optimizer.state[p].items())
-    }
-    return {**named, **moments, **checkpoint.rng_state(device)}
+    weights, moments = checkpoint.state_of(trained)
+    return {**weights, **moments, **checkpoint.rng_state(trained.device)}
 
 
 def _hashed(folder: Path, name: str) -> dict[str, dict[str, Any]]:
