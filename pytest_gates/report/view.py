@@ -291,7 +291,7 @@ class _Builder:
             if result.kind == "falsifier" and (result.contract, result.subject) == mine:
                 return replace(
                     bare,
-                    status=str(result.status),
+                    status=result.said,
                     tone=tone_of(result),
                     mode=str(result.mode),
                     measured=measured_of(result),
