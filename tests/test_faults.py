@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from project import Project
 
 from pytest_gates.boundary import flaw, proofs
 from pytest_gates.checks.base import Verdict
 from pytest_gates.checks.bounds import Bounded
-from pytest_gates.contract.load import load_contract
+from pytest_gates.contract.load import contract_from, load_contract
 from pytest_gates.contract.models import Contract, check_kind
 from pytest_gates.contract.runs import Caps
+from pytest_gates.errors import ContractError
 from pytest_gates.model.faults import FAULTS, Planted
 from pytest_gates.mutation import Fate, Mutant, Trial, plan, scored, until_caught
 from pytest_gates.report.catalogue import catalogue
@@ -59,6 +62,26 @@ def test_each_check_of_each_gate_is_the_target_of_a_falsifier(name: str) -> None
     assert not unaimed
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_without_any_one_check_a_falsifier_of_its_gate_no_longer_stands(name: str) -> None:
+    """Each check is taken out of its gate in turn, and the contract is loaded without it."""
+    declared = yaml.safe_load((ROOT / "contracts" / f"{name}.yaml").read_text(encoding="utf-8"))
+    for gate in declared["gates"]:
+        bound = [one for one in declared["falsification_tests"] if one["binds_to"] == gate["id"]]
+        bare = {key: gate[key] for key in gate.keys() - {"checks", "verdict_basis"}}
+
+        def load(checks: list[Any], bare: Any = bare, bound: Any = bound) -> Contract:
+            less = {**bare, **({"checks": checks} if checks else {})}
+            whole = declared | {"gates": [less], "falsification_tests": bound}
+            return contract_from(yaml.safe_dump(whole, sort_keys=False), name, Caps())
+
+        assert load(gate["checks"]).gates[0].id == gate["id"]
+        for index in range(len(gate["checks"])):
+            rest = [one for at, one in enumerate(gate["checks"]) if at != index]
+            with pytest.raises(ContractError, match=r"the gate has|has no checks to turn red"):
+                load(rest)
+
+
 def test_verdicts_turn_at_their_limits_in_every_contract() -> None:
     found = []
     for name in EVERY:
@@ -68,6 +91,7 @@ def test_verdicts_turn_at_their_limits_in_every_contract() -> None:
     assert {Verdict.PASS, Verdict.FAIL} <= {proof.found for proof in found}
     numeric = {"budget", "bounded", "descent", "fact", "exit_status", "equal_runs", "memory"}
     numeric |= {"ratio_of_runs", "monotone", "event", "anatomy", "layer_statistics", "schedule"}
+    numeric |= {"residency", "artifacts", "trace_spike", "trace_parity", "equal_ranks"}
     assert numeric <= {one.check for one in found}
 
 
