@@ -251,3 +251,33 @@ def test_prose_falsifiers_that_name_no_gate_load(project: Project) -> None:
     )
     path.write_text(text, encoding="utf-8")
     assert project.run("--collect-only").ret == pytest.ExitCode.OK
+
+
+BOUNDED = "{kind: bounded, metric: train_loss, below: 6.5}"
+
+
+def test_mutants_are_tried_two_at_a_time_and_a_second_call_tries_none_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeing = BLIND.replace("{kind: descent, slope_below: .inf, start_tolerance: null}", BOUNDED)
+    seeing = seeing.replace("check: descent", "check: bounded")
+    project.contract(seeing.replace("frozen_weights", "loss_spike, step: 3"))
+    on_gpu = BLIND.replace("C-BLIND", "C-GPU").replace("BLIND", "ON-GPU").replace("cpu", "cuda")
+    project.contract(on_gpu, "gpu.yaml")
+    from pytest_gates.cli import main
+
+    monkeypatch.chdir(project.root)
+    faults = [word for name in ("loss_spike", "nan_step") for word in ("--fault", name)]
+    assert main(["mutate", "contracts", *faults, "--jobs", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "score: 2 of 2 faults caught (100.0 %)" in said
+    assert "blocked 2 mutants of 1 gates: no NVIDIA GPU on this machine" in said
+    assert said.rstrip().splitlines()[-1].endswith(": GATE-ON-GPU")
+    # One clean control, whichever process was first, and a sabotaged run for each fault.
+    runs = list((project.root / ".pytest_gates" / "evidence").glob("*/manifest.json"))
+    assert len(runs) == 3
+    for one in runs:
+        one.unlink()
+    assert main(["mutate", "contracts", *faults]) == 0
+    assert "score: 2 of 2" in capsys.readouterr().out
+    assert not list((project.root / ".pytest_gates" / "evidence").glob("*/manifest.json"))
