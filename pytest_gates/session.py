@@ -12,12 +12,10 @@ from pytest_gates.attempts import note_attempt
 from pytest_gates.audit import evidence_of, foundation
 from pytest_gates.boundary import flaw
 from pytest_gates.checks.base import Verdict
-from pytest_gates.checks.status import ExitStatus
 from pytest_gates.clock import utc_date
 from pytest_gates.closing import Closing
 from pytest_gates.contract.models import Contract, Falsifier, Gate, check_kind
 from pytest_gates.contract.unique import Declared
-from pytest_gates.errors import RunError
 from pytest_gates.evidence import Evidence
 from pytest_gates.evidence_store import read_evidence
 from pytest_gates.falsify import Pair, expected_outcome, not_caught, why
@@ -29,6 +27,7 @@ from pytest_gates.recording import (
     Recording,
     host_of,
     observed_of,
+    refuse_disk_errors,
     seen_red_by,
 )
 from pytest_gates.report.failure import falsifier_report, gate_report, plain_report
@@ -38,7 +37,7 @@ from pytest_gates.run.plan import describe, executions
 from pytest_gates.settings import Settings
 from pytest_gates.staleness import Suspicion
 from pytest_gates.verdict import EvidenceByRun, Judgement, judge
-from pytest_gates.waiving import made_red, with_waiver
+from pytest_gates.waiving import falsifier_with_waiver, made_red, with_waiver
 
 if TYPE_CHECKING:
     import pytest
@@ -90,7 +89,7 @@ class GatesSession:
         if obstacle is not None:
             return self._replay(contract, gate, base, obstacle)
         evidence = self.evidence_of(gate)
-        _refuse_disk_errors(gate, evidence)
+        refuse_disk_errors(gate, evidence)
         return self._judged(contract, gate, base, evidence)
 
     def _judged(
@@ -177,6 +176,11 @@ class GatesSession:
 
     def falsify(self, contract: Contract, falsifier: Falsifier) -> Result:
         """Sabotage the gate's run; green only if the very same `judge` turns the gate red."""
+        result = self._asked(contract, falsifier)
+        gate = falsifier.gate
+        return result if gate is None else falsifier_with_waiver(gate, result, utc_date())
+
+    def _asked(self, contract: Contract, falsifier: Falsifier) -> Result:
         base = self._base(contract, falsifier)
         gate, fault = falsifier.gate, falsifier.fault
         if gate is None or fault is None:
@@ -219,6 +223,7 @@ class GatesSession:
             return self._blocked(base, falsifier, f"{obstacle}; there is no evidence to forge")
         base = replace(base, mode=Mode.REPLAYED if obstacle is not None else _mode(evidence))
         control = judge(gate, evidence)
+        base = replace(base, control=str(control.verdict))
         if control.verdict is not Verdict.PASS:
             reason = f"without the attack the gate is {control.verdict}, not pass: {why(control)}"
         else:
@@ -241,12 +246,16 @@ class GatesSession:
         return replace(result, red=True, reason=reason, report=text)
 
     def _recorded(self, contract: Contract, gate: Gate) -> EvidenceByRun | None:
-        """Evidence of the gate's newest recorded pass, where it is that of the gate as it is."""
+        """Evidence of a recorded pass of the gate as it is, else of a failure, which tells why."""
+        failed = None
         for record in self.ledger.current(contract.id, gate.id):
-            evidence = evidence_of(record, self.read)
-            if record.gate_hash == gate.hash and judge(gate, evidence).verdict is Verdict.PASS:
-                return evidence
-        return None
+            if record.gate_hash == gate.hash:
+                evidence = evidence_of(record, self.read)
+                verdict = judge(gate, evidence).verdict
+                if verdict is Verdict.PASS:
+                    return evidence
+                failed = evidence if verdict is Verdict.FAIL and failed is None else failed
+        return failed
 
     def evidence_of(self, gate: Gate, fault: Fault | None = None) -> EvidenceByRun:
         """Execute what judges a gate, with a fault or clean, or read it where it was executed."""
@@ -287,6 +296,7 @@ class GatesSession:
             base,
             status=Status.CAUGHT if caught else Status.SURVIVED,
             mode=mode,
+            control=str(control.verdict),
             figure=(shown.figure or shown.summary) if shown else "",
             limit=(shown.limit or "") if shown else "",
             headroom_pct=shown.headroom_pct if shown else None,
@@ -388,17 +398,3 @@ def _mode(evidence: EvidenceByRun) -> Mode:
     """What evidence is that was not recorded before."""
     declared = any(one.declared for many in evidence.values() for one in many)
     return Mode.DECLARED if declared else Mode.LIVE
-
-
-def _refuse_disk_errors(gate: Gate, evidence: EvidenceByRun) -> None:
-    """A full disk says nothing about a claim, so nothing is recorded of it.
-
-    Raises:
-        RunError: a run ended IO_ERROR, and the gate does not expect that.
-    """
-    if any("IO_ERROR" in check.statuses for check in gate.checks if isinstance(check, ExitStatus)):
-        return
-    for name, many in evidence.items():
-        for one in many:
-            if one.status == "IO_ERROR":
-                raise RunError(f"run {name} ended IO_ERROR: {one.reason}; nothing was recorded")

@@ -130,14 +130,15 @@ class Attention(Function):
             qkv, out, lse, T, _LOG2_E / math.sqrt(D), H, K, D, ROWS, ROWS, T % ROWS == 0,
             num_warps=4, num_stages=3,
         )  # fmt: skip
-        ctx.kept = qkv, out, lse, cos, sin
+        # Not as attributes: a result that its own function holds is freed by the collector alone.
+        ctx.save_for_backward(qkv, out, lse, cos, sin)
         ctx.shape = shape
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Gradients of q and k (rotated back) and v side by side, as `qkv` holds them."""
-        (qkv, out, lse, cos, sin), (B, T, H, K, D) = ctx.kept, ctx.shape
+        (qkv, out, lse, cos, sin), (B, T, H, K, D) = ctx.saved_tensors, ctx.shape
         packed, deltas = torch.empty_like(qkv), torch.empty_like(lse)
         root, whole, blocks = 1 / math.sqrt(D), T % ROWS == 0, -(-T // ROWS)
         scale = _LOG2_E * root
