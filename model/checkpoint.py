@@ -202,11 +202,19 @@ def _write_text(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    # The data files' names must be on disk before this one's is.
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)  # the data files' names must be on disk before this one's is
+    draft.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Put the names of a folder's files on disk.
+
+    Raises:
+        OSError: it cannot be done.
+    """
+    folder = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
-        draft.replace(path)
         os.fsync(folder)
     finally:
         os.close(folder)

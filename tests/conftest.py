@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +12,7 @@ import pytest
 from project import Project
 
 if TYPE_CHECKING:
+    from programs import Program
     from training import Train
 
 
@@ -24,3 +28,29 @@ def train(tmp_path: Path) -> Train:
 
     torch.set_num_threads(1)
     return Train(tmp_path)
+
+
+@pytest.fixture
+def allowed(project: Project) -> Project:
+    """A project that allows driver `command`."""
+    from programs import ALLOWED
+
+    project.pytester.makeini(ALLOWED)
+    return project
+
+
+@pytest.fixture
+def program(allowed: Project) -> Program:
+    from programs import Program
+
+    return Program(allowed)
+
+
+@pytest.fixture
+def orphans() -> Iterator[Callable[[], list[str]]]:
+    """Living processes that this test began and that are not its own."""
+    from programs import marked_processes
+
+    os.environ["MARK_OF_A_TEST"] = mark = f"{os.getpid()}-{time.monotonic_ns()}"
+    yield lambda: marked_processes(mark)
+    del os.environ["MARK_OF_A_TEST"]

@@ -1,8 +1,9 @@
 """Checkpoints of sharded state through `torch.distributed.checkpoint`: every rank writes its own.
 
-An epoch's checkpoint is the folder `epoch-000.dcp` and `epoch-000.metadata.json`, which rank 0
-writes last and which names every file with its hash: where it is, the checkpoint is whole. All
-ranks must see one folder.
+An epoch's checkpoint is the folder `epoch-000.dcp`, a safetensors file a rank, and
+`epoch-000.metadata.json`, which rank 0 writes last and which names every file with its hash: where
+it is, the checkpoint is whole. All ranks must see one folder. torch's own format would do as well,
+but its index is a pickle.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from typing import Any
 
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -50,8 +55,13 @@ class ShardedCheckpointer:
         finished = self.wait()
         self._seams.before_copy()
         stem = f"epoch-{metadata['epoch']:03d}"
-        save(_state(trained), checkpoint_id=self._folder / f"{stem}.dcp")
+        folder = self._folder / f"{stem}.dcp"
+        save(
+            _state(trained),
+            storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
+        )
         if self._rank == 0:
+            checkpoint.sync_folder(folder)
             files = _hashed(self._folder, f"{stem}.dcp")
             whole = checkpoint.close(self._folder, stem, {**metadata, "files": files})
             self._written = (whole,)
@@ -74,7 +84,9 @@ def restore(folder: Path, metadata: Mapping[str, Any], into: Trained, seams: Sea
     state = _state(into)
     (stem,) = {name.partition("/")[0] for name in metadata["files"]}
     try:
-        load(dict(seams.restored(state)), checkpoint_id=folder / stem)
+        load(
+            dict(seams.restored(state)), storage_reader=HuggingFaceStorageReader(str(folder / stem))
+        )
     except (CheckpointException, ValueError) as error:
         cause = str(error).strip().splitlines()[-1]
         raise RunRefusedError("CONFIG_REFUSED", f"checkpoint {stem}: {cause}") from None

@@ -17,9 +17,9 @@ from pytest_gates.errors import (
     SwappedEvidenceError,
 )
 from pytest_gates.evidence import Evidence
-from pytest_gates.evidence_store import MANIFEST
 from pytest_gates.falsify import Pair, not_caught
 from pytest_gates.ledger import EvidenceRef, Record
+from pytest_gates.manifest import MANIFEST
 from pytest_gates.timeline import RECORDS
 from pytest_gates.verdict import EVALUATOR, EvidenceByRun, Judgement, judge
 
