@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import get_context
 from multiprocessing.util import Finalize
 
-from pytest_gates.mutation import Mutant, Trial, attempt
+from pytest_gates.mutation import Fate, Mutant, Trial, attempt
 from pytest_gates.session import GatesSession
 from pytest_gates.settings import Settings
 
@@ -35,8 +35,8 @@ def trying(settings: Settings, processes: int) -> Attempts:
         # Forked, so that mutants need not be told; this process has no threads and no runs.
         context = get_context("fork")
         with context.Pool(min(processes, len(mutants)), _begin, (settings, mutants)) as pool:
-            for place, trial in pool.imap_unordered(_attempt, range(len(mutants))):
-                yield place, Trial(mutants[place], trial.fate, trial.reason)
+            for place, fate, reason in pool.imap_unordered(_attempt, range(len(mutants))):
+                yield place, Trial(mutants[place], Fate(fate), reason)
             pool.close()
             pool.join()
 
@@ -49,7 +49,9 @@ def _begin(settings: Settings, mutants: Sequence[Mutant]) -> None:
     Finalize(None, _Worker.session.close, exitpriority=1)
 
 
-def _attempt(place: int) -> tuple[int, Trial]:
+def _attempt(place: int) -> tuple[int, str, str]:
+    """A trial in words: a pool whose results cannot be told would wait for them for ever."""
     session = _Worker.session
     assert session is not None
-    return place, attempt(_Worker.mutants[place], session)
+    trial = attempt(_Worker.mutants[place], session)
+    return place, str(trial.fate), trial.reason

@@ -87,7 +87,8 @@ def test_mutation_asks_for_permission_too(
 ) -> None:
     from pytest_gates.cli import main
 
-    program(TWENTY, "--collect-only")
+    # A declared environment is what no pickle of a mutant survives.
+    program(TWENTY, "--collect-only", more="environment: {WORDS: many}")
     monkeypatch.chdir(program.project.root)
     command = ["mutate", "contracts", "--fault", "planted_telemetry", "--fresh"]
     main(command)

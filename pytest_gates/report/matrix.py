@@ -51,7 +51,7 @@ def score_lines(tried: Sequence[Trial], score: Score) -> list[str]:
     lines += _obstacles(tried)
     waiting = [name for name, fate in score.by_fault.items() if fate is Fate.BLOCKED]
     if waiting:
-        lines.append(f"faults blocked wherever they apply: {', '.join(waiting)}")
+        lines.append(f"blocked on this machine: {', '.join(waiting)}")
     nowhere = [name for name, fate in score.by_fault.items() if fate is Fate.MISFIT]
     if nowhere:
         lines.append(f"applicable to no run: {', '.join(nowhere)}")
