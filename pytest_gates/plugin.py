@@ -149,6 +149,16 @@ class SessionHooks:
         node.workerinput["gates_session"] = self.session
 
     @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        # A worker of xdist learns only as it goes which items are its own.
+        if hasattr(self.config, "workerinput") or self.config.getoption("collectonly"):
+            return
+        if SESSION in self.config.stash:  # a contract was met
+            from pytest_gates.items import plan  # noqa: PLC0415 - heavy
+
+            plan(session)
+
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         gates = getattr(report, "gates", None)
         if gates is None:

@@ -17,7 +17,7 @@ from pytest_gates.clock import utc_date
 from pytest_gates.closing import Closing
 from pytest_gates.contract.models import Contract, Falsifier, Gate, check_kind
 from pytest_gates.contract.unique import Declared
-from pytest_gates.errors import RunError
+from pytest_gates.errors import GatesError, RunError
 from pytest_gates.evidence import Evidence
 from pytest_gates.evidence_store import read_evidence
 from pytest_gates.falsify import Pair, expected_outcome, not_caught, why
@@ -34,7 +34,8 @@ from pytest_gates.recording import (
 from pytest_gates.report.failure import falsifier_report, gate_report, plain_report
 from pytest_gates.results import Mode, Result, Status
 from pytest_gates.run.executor import Executor
-from pytest_gates.run.plan import describe, executions
+from pytest_gates.run.lanes import Ahead
+from pytest_gates.run.plan import describe, executions, may_begin_early, timed_runs
 from pytest_gates.settings import Settings
 from pytest_gates.staleness import Suspicion
 from pytest_gates.verdict import EvidenceByRun, Judgement, judge
@@ -64,6 +65,30 @@ class GatesSession:
     def close(self) -> None:
         """End all processes."""
         self._executor.close()
+
+    def plan(self, items: Sequence[tuple[Contract, Gate | Falsifier]]) -> None:
+        """Say what will be verified and falsified, so that runs can begin before they are due."""
+        if not (self.settings.replay or self.settings.recorded_only):
+            gates = [gate for _, one in items if (gate := _gate_of(one)) is not None]
+            self._executor.plan(self._ahead(items), timed_runs(gates))
+
+    def _ahead(self, items: Sequence[tuple[Contract, Gate | Falsifier]]) -> Ahead:
+        for _, declared in items:
+            gate = _gate_of(declared)
+            if gate is None or not may_begin_early(gate):
+                continue
+            try:
+                obstacle = self.obstacle(gate)
+            except GatesError:  # it is told where the item is due
+                continue
+            fault = declared.fault if isinstance(declared, Falsifier) else None
+            sabotaged = [fault] if fault is not None and not isinstance(fault, Planted) else []
+            for one in [*sabotaged, None] if obstacle is None else ():
+                for many in executions(gate, one).values():
+                    for execution in many:
+                        source = execution.source
+                        yield from [(source, gate.id)] if source is not None else ()
+                        yield execution, gate.id
 
     # --- gates -------------------------------------------------------------------------------
 
@@ -371,6 +396,7 @@ class GatesSession:
 
     def finish(self, results: Sequence[Mapping[str, Any]]) -> None:
         """Write verdicts back, once a contract; called where all results are known."""
+        self._executor.stop()  # after -x or Ctrl-C there may be runs that nobody will ask for
         parsed = [Result.from_json(dict(one)) for one in results]
         if any(one.written for one in parsed):
             self.ledger = Ledger(self.settings.evidence)  # workers appended to it
@@ -382,6 +408,12 @@ class GatesSession:
     ) -> None:
         """The end of the terminal's output."""
         self._closing.summarise([Result.from_json(dict(one)) for one in results], reporter)
+
+
+def _gate_of(declared: Gate | Falsifier) -> Gate | None:
+    """The gate that an item judges, if there is anything to execute."""
+    gate = declared if isinstance(declared, Gate) else declared.gate
+    return None if gate is None or gate.prose else gate
 
 
 def _mode(evidence: EvidenceByRun) -> Mode:

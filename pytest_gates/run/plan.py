@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -76,6 +76,43 @@ class Execution:
     def title(self) -> str:
         """What runs, in a few words."""
         return describe(self.run) + (f", fault {self.fault.fault}" if self.fault else "")
+
+
+def timed_runs(gates: Iterable[Gate]) -> frozenset[str]:
+    """Hashes of the runs of gates whose outcome depends on what else the machine does."""
+    timed = (gate for gate in gates if any(check.timed() for check in gate.checks))
+    return frozenset(run_hash(run) for gate in timed for run in gate.runs.values())
+
+
+def may_begin_early(gate: Gate) -> bool:
+    """Whether any of a gate's runs could begin before it is asked for; see `bears_company`."""
+    return any(not isinstance(run, CommandRun | RecordedRun) for run in gate.runs.values())
+
+
+def bears_company(execution: Execution, timed: Collection[str]) -> bool:
+    """Whether other executions may go on beside this one, and it may begin before it is asked for.
+
+    Not where time is what is judged, where a GPU is asked for, and where a program of the team's
+    own runs: what that reads, and what it leaves, is known to those who put it into their order.
+    """
+    run = execution.run
+    if isinstance(run, ProbeRun):
+        return run.host.cuda != "visible"
+    alone = isinstance(run, CommandRun | RecordedRun) or run.device != "cpu"
+    return not alone and execution.group is None and run_hash(run) not in timed
+
+
+def processes_of(run: Run) -> int:
+    """Processes of the run on this machine."""
+    launch = run.launch if isinstance(run, PretrainRun) else None
+    return 1 if launch is None else launch.processes
+
+
+def threads_of(run: Run) -> int:
+    """CPU threads of all processes of a run."""
+    if isinstance(run, ProbeRun | RecordedRun):
+        return 1
+    return run.threads * processes_of(run)
 
 
 def executions(gate: Gate, fault: Fault | None = None) -> Mapping[str, tuple[Execution, ...]]:
