@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 from numpy import int64
@@ -64,12 +65,18 @@ def _attention(shape: Architecture, own: Parameters, x: Tensor) -> Tensor:
 
 def _rotated(x: Tensor, shape: Architecture) -> Tensor:
     """RoPE (arXiv:2104.09864, equation 13) over pairs (i, i + D/2): T D -> T D."""
-    T, D = x.shape
-    exponent = -2 * torch.arange(D // 2, dtype=torch.float64) / D
-    angle = torch.outer(torch.arange(T, dtype=torch.float64), float(shape.rope_theta) ** exponent)
-    turn = torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(x.device)
+    D = x.shape[1]
+    turn = _turns(x.shape[0], D, float(shape.rope_theta), x.device)
     pairs = torch.complex(x[:, : D // 2], x[:, D // 2 :]) * turn
     return torch.cat((pairs.real, pairs.imag), dim=-1)
+
+
+@lru_cache(maxsize=16)
+def _turns(length: int, dim: int, theta: float, device: torch.device) -> Tensor:
+    """By how much each pair of each position turns: T D/2. The same for all heads of all layers."""
+    exponent = -2 * torch.arange(dim // 2, dtype=torch.float64) / dim
+    angle = torch.outer(torch.arange(length, dtype=torch.float64), theta**exponent)
+    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(device)
 
 
 def reference_loss(shape: Architecture, weights: Parameters, windows: NDArray[int64]) -> float:

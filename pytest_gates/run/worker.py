@@ -30,7 +30,7 @@ from pytest_gates.model.config import (
 from pytest_gates.model.forkserver import PRELOAD
 from pytest_gates.model.program import ENTRY as PROGRAM
 from pytest_gates.run.counterexamples import Known
-from pytest_gates.run.entry import ENTRY
+from pytest_gates.run.entry import ENTRY, imports_of
 from pytest_gates.run.gpus import Gpus, NoGpuError, find_gpus
 from pytest_gates.run.host import capability, host_info
 from pytest_gates.run.process import Observe, OnLine, RunProcess
@@ -228,7 +228,9 @@ class Worker:
             _write_request(staging, request.model_dump_json())
             launch = run.launch if isinstance(run, PretrainRun) else None
             told = request.allocations_mib
-            process = RunProcess(server, number, staging, turn, told=told, launch=launch)
+            process = RunProcess(
+                server, number, staging, turn, told=told, launch=launch, imports=imports_of(run)
+            )
         return _Watched(staging, process, server, turn, observe, gpus, unseen)
 
     def _request(self, run: ExecutedRun, order: Order, staging: Path, *, watched: bool) -> Request:
