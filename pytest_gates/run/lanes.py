@@ -71,6 +71,9 @@ class Lanes:
 
         What failed fails again for whoever asks: an hour's wait for a device is not waited twice.
         """
+        known = self._jobs.get(execution)
+        if known is not None and known.done.done():
+            return known.done.result()
         with self._lock:
             job = self._jobs.get(execution) or self._taken_from_plan(execution)
             if job is None:
