@@ -154,7 +154,7 @@ CPU = RUN.replace("cuda:0", "cpu") + "    checkpoint: epoch\n"
         ("{kind: artifacts}", False),
     ],
 )
-def test_where_time_is_judged_a_run_is_alone(check: str, timed: bool) -> None:  # noqa: FBT001
+def test_where_time_is_judged_a_run_is_alone(check: str, timed: bool) -> None:
     contract = loaded(gate(check), CPU)
     alone = timed_runs(contract.gates)
     [run] = contract.gates[0].runs.values()

@@ -18,7 +18,7 @@ from pytest_gates.evidence import (
     Witness,
     run_hash,
 )
-from pytest_gates.model.config import RecordedRun, Run
+from pytest_gates.model.config import ProbeRun, Run
 
 FEWEST = 40
 """Values of a series for a check that names no window."""
@@ -117,7 +117,7 @@ def planted(
 NO_HOST = HostInfo(gpu=None)
 _PLANTED = vars(
     Evidence(
-        id="0" * 64, run=RecordedRun.model_construct(), run_hash="", fault=None, repetition=0,
+        id="0" * 64, run=ProbeRun(driver="probe"), run_hash="", fault=None, repetition=0,
         host=NO_HOST, status="", wall_ms=None, pid=None, run_folder=True, started=None,
         declared=False, telemetry=(), witness=Witness(),
     )
