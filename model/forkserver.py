@@ -154,7 +154,7 @@ class Forkserver:
     def _import(self, names: Sequence[str]) -> None:
         """Import what a run needs and no run needed before; where that fails, the run will say why.
 
-        A fork has it at once, where each process by itself would take half a second.
+        A fork has it at once, where each process would import it anew.
         """
         new = [name for name in names if name not in sys.modules]
         for name in new:
