@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from pytest_gates.checks.base import Verdict
@@ -78,8 +79,12 @@ def series_of(metric: str, values: Sequence[float], first: int = 0, scope: str =
     """A column of a metric, with the steps it was told at."""
     if scope != "step":
         return Series({metric: tuple(values)})
-    steps = tuple(float(step) for step in range(first, first + len(values)))
-    return Series({"step": steps, metric: tuple(values)})
+    return Series({"step": _steps(first, len(values)), metric: tuple(values)})
+
+
+@lru_cache
+def _steps(first: int, count: int) -> tuple[float, ...]:
+    return tuple(float(step) for step in range(first, first + count))
 
 
 def planted(
@@ -98,10 +103,10 @@ def planted(
 ) -> Evidence:
     """Evidence of a run that never took place; `further` are fields of `Evidence`."""
     said = Telemetry(
-        steps=steps or Series({}),
-        epochs=epochs or Series({}),
-        slots=slots or Series({}),
-        parameters=parameters or Series({}),
+        steps=steps or NOTHING,
+        epochs=epochs or NOTHING,
+        slots=slots or NOTHING,
+        parameters=parameters or NOTHING,
         events=events,
         facts=facts or {},
     )
@@ -114,6 +119,7 @@ def planted(
     return made
 
 
+NOTHING = Series({})
 NO_HOST = HostInfo(gpu=None)
 _PLANTED = vars(
     Evidence(
