@@ -161,7 +161,8 @@ def test_where_time_is_judged_a_run_is_alone(check: str, timed: bool) -> None:
     assert bears_company(Execution(run), alone) is not timed
 
 
-def test_a_gpu_and_turns_are_alone_whatever_is_judged() -> None:
+def test_a_gpu_turns_and_large_models_are_alone_whatever_is_judged() -> None:
+    assert not bears_company(Execution(small_run(model="llama-370m")), frozenset())
     assert not bears_company(Execution(small_run(device="cuda:0")), frozenset())
     assert not bears_company(Execution(small_run(), group="turns"), frozenset())
     assert bears_company(Execution(small_run(device="cpu")), frozenset())

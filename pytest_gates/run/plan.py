@@ -21,6 +21,8 @@ from pytest_gates.model.config import (
 from pytest_gates.model.faults import Fault, misfit
 from pytest_gates.model.training import DataEnd, FlippedBit, ValidationLoss
 
+LARGE = 50_000_000
+"""Parameters of which more are 200 MB and, while they are traced or trained, several times that."""
 SHOWN = 60
 """Characters of a command line that people are shown."""
 
@@ -92,14 +94,18 @@ def may_begin_early(gate: Gate) -> bool:
 def bears_company(execution: Execution, timed: Collection[str]) -> bool:
     """Whether other executions may go on beside this one, and it may begin before it is asked for.
 
-    Not where time is what is judged, where a GPU is asked for, and where a program of the team's
-    own runs: what that reads, and what it leaves, is known to those who put it into their order.
+    Not where time is what is judged, where a GPU is asked for, where the model is so large that two
+    may not fit into memory, and where a program of the team's own runs: what that reads, and what
+    it leaves, is known to those who put it into their order.
     """
     run = execution.run
+    if isinstance(run, CommandRun | RecordedRun):
+        return False
     if isinstance(run, ProbeRun):
         return run.host.cuda != "visible"
-    alone = isinstance(run, CommandRun | RecordedRun) or run.device != "cpu"
-    return not alone and execution.group is None and run_hash(run) not in timed
+    small = run.architecture is not None and run.architecture.parameters <= LARGE
+    alone = run.device != "cpu" or execution.group is not None or run_hash(run) in timed
+    return small and not alone
 
 
 def processes_of(run: Run) -> int:
