@@ -25,8 +25,9 @@ from pytest_gates.contract.load import contract_from
 from pytest_gates.contract.models import Contract, Gate
 from pytest_gates.contract.runs import Caps
 from pytest_gates.evidence import Gpu, HostInfo, run_hash
-from pytest_gates.evidence_store import FORMAT, read_evidence
+from pytest_gates.evidence_store import read_evidence
 from pytest_gates.ledger import EvidenceRef, Record, record_files, shards_of
+from pytest_gates.manifest import FORMAT
 from pytest_gates.model.telemetry import encode_line
 from pytest_gates.recording import host_of, observed_of, runs_of
 from pytest_gates.verdict import EVALUATOR, judge

@@ -12,6 +12,7 @@ logits are equal in bf16, so the figure is told, and nothing is refused by it.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 import time
 import warnings
@@ -20,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import report, spread
+from benchmarks.measure import limited, report, spread, turns
 from pytest_gates.model.architecture import PRESETS
 from pytest_gates.model.compiled import CompiledBlocks
 from pytest_gates.model.config import Decode
@@ -92,7 +93,9 @@ def transformers_model(model: Transformer) -> Any:
     return other
 
 
-def measured(sides: dict[str, Side], rounds: int) -> dict[str, list[tuple[list[int], float]]]:
+def measured(
+    sides: dict[str, Side], rounds: int, within_s: float | None
+) -> dict[str, list[tuple[list[int], float]]]:
     """Each side warmed up, then all in turns, in the other order every second time."""
     for name, side in sides.items():
         started = time.perf_counter()
@@ -100,7 +103,7 @@ def measured(sides: dict[str, Side], rounds: int) -> dict[str, list[tuple[list[i
             side()
         print(f"  {name} warm after {time.perf_counter() - started:.1f} s", flush=True)
     found: dict[str, list[tuple[list[int], float]]] = {name: [] for name in sides}
-    for number in range(rounds):
+    for number in turns(rounds, within_s):
         for name in list(sides) if number % 2 == 0 else reversed(list(sides)):
             found[name].append(sides[name]())
     return found
@@ -119,13 +122,16 @@ def main() -> None:
     parser.add_argument("--prefill", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--peers", default="plain,static", help="of plain and static, or none")
-    asked, _ = parser.parse_known_args()
+    asked = limited(parser)
     if asked.device == "cuda" and not torch.cuda.is_available():
         sys.exit("no CUDA device on this machine")
     warnings.filterwarnings("ignore")
     device = torch.device(asked.device)
     model = initialised(PRESETS[asked.model], device, 0, torch.bfloat16).eval()
     peers = [name for name in asked.peers.split(",") if name in {"plain", "static"}]
+    if peers and importlib.util.find_spec("transformers") is None:
+        print("transformers is not there: no peers, no ratios")
+        peers = []
     other = transformers_model(model) if peers else None
     figures: dict[str, Any] = {}
     raw: dict[str, Any] = {}
@@ -138,7 +144,8 @@ def main() -> None:
         }
         for name in peers:
             sides[f"transformers_{name}"] = peer(other, prompt, tokens, static=name == "static")
-        found = measured(sides, asked.rounds)
+        # Half for each; warming up, which compiles, is not counted in.
+        found = measured(sides, asked.rounds, asked.within and asked.within / 2)
         seconds = {name: [s for _, s in many] for name, many in found.items()}
         raw |= {f"{what}_{name}_s": times for name, times in seconds.items()}
         for name, times in seconds.items():
@@ -153,7 +160,7 @@ def main() -> None:
         first = {name: many[0][0] for name, many in found.items()}
         for name in list(first)[1:]:
             figures[f"{what}_tokens_like_graph_{name}"] = agreeing(first["graph"], first[name])
-    report("decode_speed", figures, raw)
+        report("decode_speed", figures, raw)
 
 
 if __name__ == "__main__":

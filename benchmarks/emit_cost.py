@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.measure import REPETITIONS, report, spread
+from benchmarks.measure import REPETITIONS, limited, report, spread, turns
 from pytest_gates.emit import training
 
 
@@ -26,7 +26,7 @@ def mean_step_ms(steps: int, out: Path | None) -> float:
     width, layers = (4096, 16) if device.type == "cuda" else (512, 4)
     model = nn.Sequential(*(nn.Linear(width, width) for _ in range(layers))).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    batch = torch.randn(4 * width if device.type == "cuda" else width, width, device=device)
+    batch = torch.randn(width, width, device=device)
     begun = 0.0
     with training(model, optimizer, out=out) as told:
         for step in range(steps + 5):
@@ -53,22 +53,23 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pairs", type=int, default=REPETITIONS)
     parser.add_argument("--steps", type=int, default=40)
-    options, _ = parser.parse_known_args()
-    told, silent = [], []
+    options = limited(parser)
+    told: list[float] = []
+    silent: list[float] = []
     mean_step_ms(5, None)
-    for _ in range(options.pairs):
+    for _ in turns(options.pairs, options.within):
         with tempfile.TemporaryDirectory() as folder:
             told.append(mean_step_ms(options.steps, Path(folder)))
         silent.append(mean_step_ms(options.steps, None))
-    report(
-        "emit_cost",
-        {
-            "with_ms": spread(told),
-            "without_ms": spread(silent),
-            "ratio": spread([a / b for a, b in zip(told, silent, strict=True)]),
-        },
-        {"with_ms": told, "without_ms": silent},
-    )
+        report(
+            "emit_cost",
+            {
+                "with_ms": spread(told),
+                "without_ms": spread(silent),
+                "ratio": spread([a / b for a, b in zip(told, silent, strict=True)]),
+            },
+            {"with_ms": told, "without_ms": silent},
+        )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,17 @@ import sys
 from pathlib import Path
 
 from benchmarks.copied_project import copy_project
-from benchmarks.measure import REPETITIONS, Cost, cost, environment, report, scratch, spread
+from benchmarks.measure import (
+    REPETITIONS,
+    Cost,
+    cost,
+    environment,
+    limited,
+    report,
+    scratch,
+    spread,
+    turns,
+)
 from benchmarks.measure import pytest_command as pytest
 
 CONTRACT = "contracts/gpu-training-backend.yaml"
@@ -27,27 +37,28 @@ GATES = ("GATE-GPU-002", "GATE-GPU-003", "GATE-GPU-004", "GATE-GPU-006")
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--repetitions", type=int, default=REPETITIONS)
-    options, _ = parser.parse_known_args()
+    options = limited(parser)
     from pytest_gates.run.gpus import find_gpus
 
     if not find_gpus().all:
         sys.exit("no NVIDIA GPU on this machine")
     cold: list[Cost] = []
     warm: list[Cost] = []
-    for _ in range(options.repetitions):
+    for _ in turns(options.repetitions, options.within):
         with scratch() as folder:
             project = copy_project(folder / "project")
             cold.append(_session(project, folder / "caches"))
+            print(f"  nothing cached {cold[-1].wall_s:.1f} s", flush=True)
             warm.append(_session(project, folder / "caches"))
-    report(
-        "headline_gates",
-        {
-            "gates": ", ".join(GATES),
-            "nothing_cached_wall_s": spread([one.wall_s for one in cold]),
-            "caches_warm_wall_s": spread([one.wall_s for one in warm]),
-        },
-        {"cold": cold, "warm": warm},
-    )
+        report(
+            "headline_gates",
+            {
+                "gates": ", ".join(GATES),
+                "nothing_cached_wall_s": spread([one.wall_s for one in cold]),
+                "caches_warm_wall_s": spread([one.wall_s for one in warm]),
+            },
+            {"cold": cold, "warm": warm},
+        )
 
 
 def _session(project: Path, caches: Path) -> Cost:

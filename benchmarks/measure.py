@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS", ROOT / "benchmarks" / "results"))
+"""Where figures are kept; elsewhere on a machine whose copy of the project is thrown away."""
 REPETITIONS = 5
 
 
@@ -120,6 +122,27 @@ class _Tree:
         return self._peak / 2**20
 
 
+def turns(count: int, within_s: float | None = None) -> Iterator[int]:
+    """Numbers of turns, as many as fit: none is begun that would end too late if it took as long
+    as the longest so far. The first is always carried out."""
+    begun = last = time.monotonic()
+    longest = 0.0
+    for turn in range(count):
+        if within_s is not None and turn and last - begun + longest > within_s:
+            print(f"  {turn} of {count} turns in {last - begun:.0f} s, then the time is up")
+            return
+        yield turn
+        now = time.monotonic()
+        longest, last = max(longest, now - last), now
+
+
+def limited(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options of a benchmark, and within how many seconds it begins no further turn."""
+    parser.add_argument("--within", type=float, metavar="SECONDS", help="begin no turn beyond")
+    options, _ = parser.parse_known_args()
+    return options
+
+
 def in_turns(
     sides: Mapping[str, Callable[[], Cost]], repetitions: int = REPETITIONS
 ) -> dict[str, list[Cost]]:
@@ -198,6 +221,8 @@ def report(name: str, figures: Mapping[str, Any], raw: Mapping[str, Sequence[Any
             for side, costs in raw.items()
         },
     }
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    draft = path.with_suffix(".draft")  # who is cut off here leaves the turns before it
+    draft.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    draft.replace(path)

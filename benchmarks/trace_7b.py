@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import report, spread
+from benchmarks.measure import limited, report, spread, turns
 from pytest_gates.model.architecture import Architecture
 from pytest_gates.model.config import ForwardRun
 from pytest_gates.run.gpus import find_gpus
@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=512, help="bytes of the prompt")
     parser.add_argument("--repeat", type=int, default=3)
-    asked, _ = parser.parse_known_args()
+    asked = limited(parser)
     if not find_gpus().all:
         sys.exit("no NVIDIA GPU on this machine")
     prompt = ("def main():\n    return 0\n" * asked.tokens)[: asked.tokens]
@@ -47,7 +47,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         Worker(cache=Path(folder), root=Path(folder)) as worker,
     ):
-        for _ in range(asked.repeat):
+        for _ in turns(asked.repeat, asked.within):
             lines.clear()
             finished = worker.execute(run, timeout_s=120, on_line=lambda one: lines.append({**one}))
             shutil.rmtree(finished.staging)
@@ -57,12 +57,12 @@ def main() -> None:
             slots = sum(one["kind"] == "slot" for one in lines)
             peaks.append(facts["peak_mib"])
             walls.append(finished.wall_ms / 1000)
-    report(
-        "trace_7b",
-        {"wall_s": spread(walls), "peak_mib": spread(peaks), "slots": slots,
-         "parameters": SHAPE.parameters, "tokens": asked.tokens},
-        {"wall_s": walls, "peak_mib": peaks},
-    )  # fmt: skip
+            report(
+                "trace_7b",
+                {"wall_s": spread(walls), "peak_mib": spread(peaks), "slots": slots,
+                 "parameters": SHAPE.parameters, "tokens": asked.tokens},
+                {"wall_s": walls, "peak_mib": peaks},
+            )  # fmt: skip
 
 
 if __name__ == "__main__":

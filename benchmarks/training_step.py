@@ -11,6 +11,7 @@ itself, telemetry included; `deterministic` is the same run with `deterministic:
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -20,7 +21,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import REPETITIONS, ROOT, report, scratch, spread
+from benchmarks.measure import REPETITIONS, ROOT, limited, report, scratch, spread, turns
 from pytest_gates.model.config import Optimizer, PretrainRun, Request
 
 FIRST_STEP = 20
@@ -98,23 +99,27 @@ def ours(
     }
 
 
-def measured(batch: int, length: int, repetitions: int) -> dict[str, list[dict[str, Any]]]:
-    """One turn without caches and `repetitions` with, of each side."""
-    turns: dict[str, list[dict[str, Any]]] = defaultdict(list)
+def measured(batch: int, length: int, options: argparse.Namespace) -> None:
+    """One turn without caches and as many as asked for with, of each side; reported after each."""
+    sides: dict[str, list[dict[str, Any]]] = defaultdict(list)
     with scratch() as folder:
-        for turn in range(repetitions + 1):
+        for turn in turns(options.repetitions + 1, options.within):
             for name, settings in (("ours", {}), ("deterministic", {"deterministic": True})):
                 place = folder / f"{turn}-{name}"
                 place.mkdir()
-                turns[name].append(ours(batch, length, folder / name, place=place, **settings))
-            turns["peer"].append(peer(batch, length, folder / "peer"))
-            print({k: round(v[-1]["median_ms"], 2) for k, v in turns.items()}, flush=True)
-    return turns
+                sides[name].append(ours(batch, length, folder / name, place=place, **settings))
+            if options.peer:
+                sides["peer"].append(peer(batch, length, folder / "peer"))
+            print({k: round(v[-1]["median_ms"], 2) for k, v in sides.items()}, flush=True)
+            report(f"training_step_{batch}x{length}", figures(sides), sides)
 
 
-def figures(turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Ratios of neighbours, so that drift of the machine cancels."""
-    warm = {name: many[1:] for name, many in turns.items()}
+def figures(sides: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Ratios of neighbours, so that drift of the machine cancels.
+
+    Caches say nothing of the steps from 20 on: until there is a warm turn, the first one counts.
+    """
+    warm = {name: many[1:] or many for name, many in sides.items()}
 
     def all_of(name: str, key: str) -> list[float]:
         return [one[key] for one in warm[name]]
@@ -122,40 +127,53 @@ def figures(turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     def ratio(a: str, b: str, key: str) -> Any:
         return spread([x / y for x, y in zip(all_of(a, key), all_of(b, key), strict=True)])
 
-    flops = turns["ours"][0]["step_flops"]
+    flops = sides["ours"][0]["step_flops"]
+    found = {
+        "warm_turns": len(sides["ours"]) - 1,
+        "ours_ms": spread(all_of("ours", "median_ms")),
+        "deterministic_ms": spread(all_of("deterministic", "median_ms")),
+        "deterministic_ratio": ratio("deterministic", "ours", "median_ms"),
+        "ours_peak_mib": spread(all_of("ours", "peak_mib")),
+        "step0_nothing_cached_s": sides["ours"][0]["step0_s"],
+        "execution": sides["ours"][0]["execution"],
+        "deterministic_execution": sides["deterministic"][0]["execution"],
+    }
+    if len(sides["ours"]) > 1:
+        found["step0_caches_warm_s"] = spread(all_of("ours", "step0_s"))
+    if not sides.get("peer"):
+        return found
     shares = [
         flops / one["median_ms"] / 1e9 / other["ceiling_tflops"] * 100
         for one, other in zip(warm["ours"], warm["peer"], strict=True)
     ]
-    return {
-        "ours_ms": spread(all_of("ours", "median_ms")),
+    found |= {
         "peer_ms": spread(all_of("peer", "median_ms")),
-        "deterministic_ms": spread(all_of("deterministic", "median_ms")),
         "ratio": ratio("ours", "peer", "median_ms"),
-        "deterministic_ratio": ratio("deterministic", "ours", "median_ms"),
         "memory_ratio": ratio("ours", "peer", "peak_mib"),
-        "ours_peak_mib": spread(all_of("ours", "peak_mib")),
         "peer_peak_mib": spread(all_of("peer", "peak_mib")),
         "share_of_ceiling_pct": spread(shares),
         "ceiling_tflops": spread(all_of("peer", "ceiling_tflops")),
-        "step0_nothing_cached_s": turns["ours"][0]["step0_s"],
-        "peer_step0_nothing_cached_s": turns["peer"][0]["step0_s"],
-        "step0_caches_warm_s": spread(all_of("ours", "step0_s")),
-        "peer_step0_caches_warm_s": spread(all_of("peer", "step0_s")),
-        "execution": turns["ours"][0]["execution"],
-        "deterministic_execution": turns["deterministic"][0]["execution"],
+        "peer_step0_nothing_cached_s": sides["peer"][0]["step0_s"],
     }
+    if len(sides["peer"]) > 1:
+        found["peer_step0_caches_warm_s"] = spread(all_of("peer", "step0_s"))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--repetitions", type=int, default=REPETITIONS)
     parser.add_argument("--shapes", default="16x512,1x2048")
-    options, _ = parser.parse_known_args()
-    for shape in options.shapes.split(","):
+    options = limited(parser)
+    options.peer = importlib.util.find_spec("transformers") is not None
+    if not options.peer:
+        print("transformers is not there: no peer, no ratio to it")
+    shapes = options.shapes.split(",")
+    if options.within is not None:
+        options.within /= len(shapes)
+    for shape in shapes:
         batch, length = map(int, shape.split("x"))
-        turns = measured(batch, length, options.repetitions)
-        report(f"training_step_{shape}", figures(turns), turns)
+        measured(batch, length, options)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.measure import REPETITIONS, report, spread
+from benchmarks.measure import REPETITIONS, limited, report, spread, turns
 from pytest_gates.model.config import Data, Optimizer, PretrainRun
 from pytest_gates.run.gpus import Gpus, find_gpus
 from pytest_gates.run.worker import Worker
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pairs", type=int, default=REPETITIONS)
     parser.add_argument("--steps", type=int, default=200)
-    options, _ = parser.parse_known_args()
+    options = limited(parser)
     gpus = find_gpus()
     if not gpus.all:
         sys.exit("no NVIDIA GPU on this machine")
@@ -63,10 +63,15 @@ def main() -> None:
             Worker(cache=cache, root=cache, gpus=gpus) as seen,
             Worker(cache=cache, root=cache, gpus=blind) as unseen,
         ):
-            seen_ms, unseen_ms = [], []
-            for _ in range(options.pairs):
+            seen_ms: list[list[float]] = []
+            unseen_ms: list[list[float]] = []
+            for _ in turns(options.pairs, options.within):
                 seen_ms.append(step_ms(seen, run))
                 unseen_ms.append(step_ms(unseen, run))
+                _report(seen_ms, unseen_ms)
+
+
+def _report(seen_ms: list[list[float]], unseen_ms: list[list[float]]) -> None:
     pairs = zip(map(statistics.median, seen_ms), map(statistics.median, unseen_ms), strict=True)
     report(
         "witness_cost",

@@ -157,10 +157,15 @@ class Data(Settings):
     shard_dtype: Literal["uint16", "uint32"] = "uint16"
     """Type of a token in the shards."""
     validation: Fraction = 0.05
-    """Share of the tokens that is held out for validation, taken from the end."""
+    """Share that is held out for validation."""
+    held_out: Literal["end", "documents"] = "end"
+    """What is held out: the `end` of the tokens, or whole `documents` (files of the corpus), one
+    after so many that are trained on. The end of a corpus may be unlike the rest of it."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if bool(self.shards) == (self.corpus is not None):
             raise ValueError("give either corpus or shards")
+        if self.shards and self.held_out == "documents":
+            raise ValueError("shards do not tell where a document ends; held_out is their end")
         return self

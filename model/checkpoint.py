@@ -10,15 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading
 import time
+from collections import deque
 from collections.abc import Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pytest_gates.model.blocks import Buffers
 from pytest_gates.model.moments import Moments
 from pytest_gates.model.seams import CLEAN, Seams
 from pytest_gates.model.telemetry import RunRefusedError, encode_number
@@ -27,7 +30,22 @@ from pytest_gates.model.tensor_header import read_header
 
 FORMAT = "pytest-gates/checkpoint/1"
 METADATA = ".metadata.json"
+FILES = 2
+"""Files with tensors of a checkpoint: parameters, and the optimizer's state."""
+ALIGNED = 256
+"""Bytes to which a copy is aligned, as the device's own allocations are."""
+SPARED = 0.9
+"""Share of a device's memory that a waiting copy may fill."""
 _GPU_GENERATOR = "rng.cuda"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint is of, and what one is put into."""
+
+    model: nn.Module
+    optimizer: Moments
+    device: torch.device
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:
@@ -39,89 +57,127 @@ def rng_state(device: torch.device) -> dict[str, Tensor]:
 
 
 class Checkpointer:
-    """Writes checkpoints in a thread of its own, one at a time, while the training goes on."""
+    """Writes checkpoints in a thread of its own, one at a time, while the training goes on.
+
+    The state is copied on its device, which takes milliseconds; the copy is what is written. While
+    one is being written the next waits as a copy too, where the device has the memory.
+    """
 
     def __init__(self, folder: Path, device: torch.device, seams: Seams = CLEAN) -> None:
-        """Make the folder.
+        """Make the folder, and the pinned memory, since to allocate it stops the device.
 
         Raises:
             OSError: it cannot be made.
         """
         folder.mkdir()
         self._folder, self._device, self._seams = folder, device, seams
-        self._stream: torch.cuda.Stream | None = None
-        if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # torch's own
-        self._thread: threading.Thread | None = None
-        self._written: dict[str, Any] | None = None
-        self._error: BaseException | None = None
+        on_gpu = device.type == "cuda"
+        self._buffers = [Buffers(device) if on_gpu else None for _ in range(FILES)]
+        # Until its metadata is on disk a run that ends must wait: an executor's threads are joined.
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: deque[Future[dict[str, Any]]] = deque()
         self.blocked_s = 0.0
         """How long the training has stood still for checkpoints."""
 
-    def save(
-        self, model: nn.Module, optimizer: Moments, metadata: Mapping[str, Any]
-    ) -> dict[str, Any] | None:
-        """Begin to write; returns the metadata of the one before, if that is finished now.
+    def save(self, trained: Trained, metadata: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+        """Begin to write; returns the metadata of those that were finished meanwhile.
 
-        The state is copied on its device, which takes milliseconds; the copy is what is written.
+        Without memory for a copy the training stands still until all is written.
 
         Raises:
             OSError: an earlier one could not be written.
         """
         begun = time.perf_counter()
-        finished = self.wait()
+        state = state_of(trained)
+        size = sum(tensor.nbytes for tensors in state for tensor in tensors.values())
+        finished = []
+        while self._writing and (self._writing[0].done() or not self._has_room(size)):
+            finished.append(self._writing.popleft().result())
         self._seams.before_copy()
-        with torch.no_grad():
-            weights = {name: p.detach().clone() for name, p in model.named_parameters()}
-            state = {
-                f"{name}.{key}": value.detach().clone()
-                for name, p in model.named_parameters()
-                for key, value in sorted(optimizer.state[p].items())
-            }
-        state |= rng_state(self._device)
-        if self._stream is not None:
-            self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        # Until its metadata is on disk a run that ends must wait: the thread is no daemon.
-        self._thread = threading.Thread(target=self._write, args=(weights, state, dict(metadata)))
-        self._thread.start()
+        try:
+            copies = [copied(tensors) for tensors in state]
+        except torch.OutOfMemoryError:
+            finished += self.wait()
+            copies = None
+        generators, ready = rng_state(self._device), None
+        if self._device.type == "cuda":
+            ready = torch.cuda.Event()  # type: ignore[no-untyped-call] # torch's own
+            ready.record(torch.cuda.current_stream(self._device))
+        weights, moments = copies or state
+        self._writing.append(
+            self._thread.submit(self._write, (weights, moments | generators), ready, dict(metadata))
+        )
+        if copies is None:
+            finished += self.wait()
         self.blocked_s += time.perf_counter() - begun
-        return finished
+        return tuple(finished)
 
-    def wait(self) -> dict[str, Any] | None:
-        """Wait for the checkpoint that is being written; its metadata, or None if there is none.
+    def wait(self) -> tuple[dict[str, Any], ...]:
+        """Wait for those that are being written; their metadata.
 
         Raises:
-            OSError: it could not be written.
+            OSError: one could not be written.
         """
-        if self._thread is None:
-            return None
-        self._thread.join()
-        self._thread = None
-        if self._error is not None:
-            raise self._error
-        assert self._written is not None
-        return self._written
+        finished = tuple(one.result() for one in self._writing)
+        self._writing.clear()
+        return finished
+
+    def _has_room(self, size: int) -> bool:
+        """Whether so many bytes more fit beside all that the training ever held at once."""
+        if self._device.type != "cuda":
+            return False
+        free, total = torch.cuda.mem_get_info(self._device)
+        others = total - free - torch.cuda.memory_reserved(self._device)
+        return torch.cuda.max_memory_allocated(self._device) + others + size < SPARED * total
 
     def _write(
-        self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor], metadata: dict[str, Any]
-    ) -> None:
+        self,
+        contents: tuple[Mapping[str, Tensor], ...],
+        ready: torch.cuda.Event | None,
+        metadata: Mapping[str, Any],
+    ) -> dict[str, Any]:
         stem = f"epoch-{metadata['epoch']:03d}"
         names = (f"{stem}.safetensors", f"{stem}.optimizer.safetensors")
-        try:
-            # On a stream of its own the copies to the host do not wait for the steps.
-            with torch.cuda.stream(self._stream):
-                files = {
-                    name: write_tensors(self._folder / name, tensors)
-                    for name, tensors in zip(names, (weights, state), strict=True)
-                }
-            whole = {
-                **metadata,
-                "optimizer_state_sha256": files[names[1]]["sha256"],
-                "files": files,
-            }
-            self._written = close(self._folder, stem, whole)
-        except BaseException as error:  # noqa: BLE001 - raised again in the training's thread
-            self._error = error
+        with ThreadPoolExecutor(FILES) as beside:
+            written = [
+                beside.submit(write_tensors, self._folder / name, tensors, buffers, ready)
+                for name, tensors, buffers in zip(names, contents, self._buffers, strict=True)
+            ]
+        files = {name: one.result() for name, one in zip(names, written, strict=True)}
+        sha256 = files[names[1]]["sha256"]
+        return close(
+            self._folder, stem, {**metadata, "optimizer_state_sha256": sha256, "files": files}
+        )
+
+
+def state_of(trained: Trained) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Parameters, and what the optimizer keeps beside each, by name; as they are, not copied."""
+    weights = {name: p.detach() for name, p in trained.model.named_parameters()}
+    moments = {
+        f"{name}.{key}": value.detach()
+        for name, p in trained.model.named_parameters()
+        for key, value in sorted(trained.optimizer.state[p].items())
+    }
+    return weights, moments
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies that lie in one allocation: hundreds of them would stop the device each time.
+
+    Raises:
+        torch.OutOfMemoryError: the device has no room for it.
+    """
+    starts, size = {}, 0
+    for name, tensor in tensors.items():
+        starts[name] = size
+        size += -(-tensor.nbytes // ALIGNED) * ALIGNED
+    device = next(iter(tensors.values())).device
+    memory = torch.empty(size, dtype=torch.uint8, device=device)
+    copies = {}
+    for name, tensor in tensors.items():
+        place = memory[starts[name] : starts[name] + tensor.nbytes]
+        copies[name] = place.view(tensor.dtype).view(tensor.shape).copy_(tensor)
+    return copies
 
 
 def close(folder: Path, stem: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,11 +202,19 @@ def _write_text(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    # The data files' names must be on disk before this one's is.
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)  # the data files' names must be on disk before this one's is
+    draft.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Put the names of a folder's files on disk.
+
+    Raises:
+        OSError: it cannot be done.
+    """
+    folder = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
-        draft.replace(path)
         os.fsync(folder)
     finally:
         os.close(folder)
@@ -229,44 +293,41 @@ def verify(folder: Path, metadata: Mapping[str, Any], seams: Seams = CLEAN) -> d
     return hashes
 
 
-def restore(
-    folder: Path,
-    metadata: Mapping[str, Any],
-    model: nn.Module,
-    optimizer: Moments,
-    device: torch.device,
-    *,
-    seams: Seams = CLEAN,
-) -> int:
+def restore(folder: Path, metadata: Mapping[str, Any], into: Trained, seams: Seams = CLEAN) -> int:
     """Put a verified checkpoint's state into model, optimizer and generators; counts its tensors.
 
     Raises:
         RunRefusedError: CONFIG_REFUSED, a tensor is missing, too many, or of another shape.
     """
     weights, state = sorted(metadata["files"], key=len)
-    count = _load(folder / weights, dict(model.named_parameters()), seams)
-    moments = make_moments(model, optimizer, device)
-    generators = rng_state(device)
+    count = _load(folder / weights, dict(into.model.named_parameters()), seams)
+    moments = make_moments(into)
+    generators = rng_state(into.device)
     if _GPU_GENERATOR not in read_header(folder / state)[0]:
         # Made on a CPU. No step draws from the device's generator, so it is begun anew.
         generators.pop(_GPU_GENERATOR, None)
     count += _load(folder / state, {**moments, **generators}, seams, {_GPU_GENERATOR})
-    torch.set_rng_state(generators["rng.cpu"])
-    if _GPU_GENERATOR in generators:
-        torch.cuda.set_rng_state(generators[_GPU_GENERATOR], device)
+    set_rng_state(generators, into.device)
     return count
 
 
-def make_moments(model: nn.Module, optimizer: Moments, device: torch.device) -> dict[str, Tensor]:
+def set_rng_state(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Take up what `rng_state` gave; a generator of which there is nothing stays as it is."""
+    torch.set_rng_state(states["rng.cpu"])
+    if _GPU_GENERATOR in states:
+        torch.cuda.set_rng_state(states[_GPU_GENERATOR], device)
+
+
+def make_moments(of: Trained) -> dict[str, Tensor]:
     """Give an optimizer the state that its first step would make, empty; returns it by name."""
     moments: dict[str, Tensor] = {}
-    for name, p in model.named_parameters():
-        optimizer.state[p] = {
-            "step": torch.zeros((), device=device),
+    for name, p in of.model.named_parameters():
+        of.optimizer.state[p] = {
+            "step": torch.zeros((), device=of.device),
             "exp_avg": torch.zeros_like(p),
             "exp_avg_sq": torch.zeros_like(p),
         }
-        moments |= {f"{name}.{key}": value for key, value in optimizer.state[p].items()}
+        moments |= {f"{name}.{key}": value for key, value in of.optimizer.state[p].items()}
     return moments
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -52,6 +53,8 @@ class CompiledBlocks:
     """What a decoder runs its blocks with; an observer is shown what the graph computed."""
 
     def __init__(self) -> None:
+        # inductor would rather have fp32 products rounded to TF32; what is declared is computed.
+        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
         # A length is compiled for itself: a prompt's and a token's pass have little in common, and
         # kernels of unknown length are slower.
         self._seen = torch.compile(_seen, fullgraph=True, dynamic=False)

@@ -47,7 +47,7 @@ class Corpus:
 
 
 def open_corpus(run: PretrainRun, root: Path, cache: Path) -> Corpus:
-    """Open the data of a run; the last `validation` share of the tokens is held out.
+    """Open the data of a run; its `validation` share is held out, from the end or by documents.
 
     Facts: `tokenizer`, `train_tokens`, `validation_tokens`; of a corpus `corpus_sha256` (over the
     bytes of its files, in order) and `tokenizer_sha256` (of its JSON; None for bytes); of shards
@@ -57,16 +57,17 @@ def open_corpus(run: PretrainRun, root: Path, cache: Path) -> Corpus:
         RunRefusedError: CONFIG_REFUSED, with the numbers, where the data cannot serve the run.
         OSError: a file cannot be read or written.
     """
-    streams, facts = (
-        _open_shards(run.data, root) if run.data.shards else _open_text(run.data, cache)
-    )
-    total = sum(len(stream) for stream in streams)
-    cut = total - int(total * run.data.validation)
-    corpus = Corpus(
-        train=tuple(_between(streams, 0, cut)),
-        validation=tuple(_between(streams, cut, total)),
-        facts={**facts, "train_tokens": cut, "validation_tokens": total - cut},
-    )
+    if run.data.shards:
+        streams, facts = _open_shards(run.data, root)
+        train, validation = _ends_cut(streams, run.data.validation)
+    else:
+        stream, lengths, facts = _open_text(run.data, cache)
+        if run.data.held_out == "documents":
+            train, validation = _documents_dealt(stream, lengths, run.data.validation)
+        else:
+            train, validation = _ends_cut([stream], run.data.validation)
+    counts = {"train_tokens": _total(train), "validation_tokens": _total(validation)}
+    corpus = Corpus(train, validation, {**facts, **counts})
     _refuse_too_small(corpus.train, "training", run.seq_len)
     if run.validation_batches:
         _refuse_too_small(corpus.validation, "validation", run.seq_len)
@@ -81,6 +82,26 @@ def _refuse_too_small(streams: tuple[Stream, ...], split: str, seq_len: int) -> 
             f"the {split} split holds {longest} tokens in a piece, a window of seq_len {seq_len} "
             f"needs {seq_len + 1}",
         )
+
+
+def _total(streams: Sequence[Stream]) -> int:
+    return sum(len(stream) for stream in streams)
+
+
+def _ends_cut(streams: list[Stream], share: float) -> tuple[tuple[Stream, ...], ...]:
+    """What is trained on, and the last `share` of the tokens."""
+    total = _total(streams)
+    cut = total - int(total * share)
+    return tuple(_between(streams, 0, cut)), tuple(_between(streams, cut, total))
+
+
+def _documents_dealt(
+    stream: Stream, lengths: NDArray[np.int64], share: float
+) -> tuple[tuple[Stream, ...], ...]:
+    """All documents but every (1 / share)-th, and those: each laid end to end, as one stream."""
+    due = np.floor(np.arange(len(lengths) + 1) * float(share) + 1e-9)
+    held_out = np.repeat(np.diff(due) > 0, lengths)
+    return (stream[~held_out],), (stream[held_out],)
 
 
 def _between(streams: list[Stream], start: int, stop: int) -> Iterator[Stream]:
@@ -206,6 +227,7 @@ def position(run: PretrainRun, facts: Mapping[str, Any]) -> dict[str, Any]:
         "train_tokens": facts["train_tokens"],
         "corpus_sha256": facts.get("corpus_sha256"),
         "tokenizer": facts["tokenizer"],
+        "held_out": None if run.data.held_out == "end" else run.data.held_out,
         "sharded": run.sharded or None,
     }
 
@@ -221,7 +243,8 @@ def refuse_beyond(tokens: NDArray[np.int64], vocab: int, where: str) -> None:
         )
 
 
-def _open_text(data: Data, cache: Path) -> tuple[list[Stream], dict[str, Any]]:
+def _open_text(data: Data, cache: Path) -> tuple[Stream, NDArray[np.int64], dict[str, Any]]:
+    """Tokens of the corpus, how many each of its documents has, and facts."""
     files = [path.read_bytes() for path in _stdlib_sources()]
     if not files:
         raise RunRefusedError("CONFIG_REFUSED", "this Python has no sources of its library")
@@ -232,11 +255,11 @@ def _open_text(data: Data, cache: Path) -> tuple[list[Stream], dict[str, Any]]:
         "corpus_sha256": hashlib.sha256(text).hexdigest(),
     }
     if data.tokenizer == "bytes":
-        return [np.frombuffer(text, np.uint8)], facts
-    stream, facts["tokenizer_sha256"] = _bpe_stream(
+        return np.frombuffer(text, np.uint8), np.array([len(file) for file in files]), facts
+    stream, lengths, facts["tokenizer_sha256"] = _bpe_stream(
         files, facts["corpus_sha256"], tokenizer_vocab(data.tokenizer), cache / "corpus"
     )
-    return [stream], facts
+    return stream, lengths, facts
 
 
 def _stdlib_sources() -> list[Path]:
@@ -257,25 +280,31 @@ def _stdlib_sources() -> list[Path]:
 
 def _bpe_stream(
     files: list[bytes], corpus: str, vocab: int, folder: Path
-) -> tuple[NDArray[np.uint16] | NDArray[np.uint32], str]:
-    """Tokens of the files and the hash of the BPE trained on them, from the cache if there."""
+) -> tuple[NDArray[np.uint16] | NDArray[np.uint32], NDArray[np.int64], str]:
+    """Tokens of the files, their number in each, and the hash of the BPE trained on them.
+
+    From the cache, if they are there.
+    """
     import tokenizers  # noqa: PLC0415 - half a second that a run over bytes need not pay
 
     key = hashlib.sha256(f"{corpus} bpe-{vocab} {tokenizers.__version__}".encode()).hexdigest()[:32]
     tokens_file, tokenizer_file = folder / f"{key}.bin", folder / f"{key}.json"
+    lengths_file = folder / f"{key}.lengths"
     dtype = np.uint16 if vocab <= np.iinfo(np.uint16).max + 1 else np.uint32
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{key}.lock"):
-        # The tokens are written last: where they are, both files are whole.
-        if not tokens_file.exists():
+        # The tokens are written last: where they are, the tokenizer is whole.
+        if not (tokens_file.exists() and lengths_file.exists()):
             texts = [text.decode("utf-8", "replace") for text in files]
             tokenizer = _train_bpe(texts, vocab)
             encoded = tokenizer.encode_batch(texts)
             ids = np.concatenate([np.asarray(one.ids, dtype) for one in encoded])
+            lengths = np.array([len(one.ids) for one in encoded], np.int64)
             _write_whole(tokenizer_file, tokenizer.to_str().encode())
+            _write_whole(lengths_file, lengths.tobytes())
             _write_whole(tokens_file, ids.tobytes())
     digest = hashlib.sha256(tokenizer_file.read_bytes()).hexdigest()
-    return np.memmap(tokens_file, dtype, mode="r"), digest
+    return np.memmap(tokens_file, dtype, mode="r"), np.fromfile(lengths_file, np.int64), digest
 
 
 def _train_bpe(texts: list[str], vocab: int) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, StrictStr
+from pydantic import AfterValidator, Field, StrictBool, StrictInt, StrictStr
 
 from pytest_gates.model.architecture import PRESETS, Architecture
 from pytest_gates.model.device import DEVICE_GRAMMAR
@@ -43,6 +43,21 @@ ModelName = Annotated[StrictStr | Architecture, AfterValidator(_known)]
 def architecture_of(model: str | Architecture) -> Architecture:
     """The architecture itself, a preset resolved."""
     return PRESETS[model] if isinstance(model, str) else model
+
+
+class Modelled(Executed):
+    """A run of the program's own model."""
+
+    device: DeviceName
+    """`cpu`, `cuda`, `cuda:0` to `cuda:15`, or `auto`."""
+    seed: Index = 0
+    """Seed of every random generator of the run."""
+    threads: Annotated[StrictInt, Field(ge=1, le=256)] = 1
+    """CPU threads of torch."""
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    """`auto`: bf16 matmuls over fp32 masters on CUDA, fp32 on the CPU."""
+    deterministic: StrictBool = False
+    """Only deterministic kernels, at some cost in speed."""
 
 
 class DeclaredShape(Settings):

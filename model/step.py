@@ -9,7 +9,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend
 
 from pytest_gates.model.built import compute_dtype
 from pytest_gates.model.census import checksum, gradients_of, whole
@@ -59,8 +58,8 @@ class OptimizerStep(Protocol):
         """Whose moments are saved, hashed and counted."""
 
     mark: Mark
-    attention: SDPBackend | None
-    """The attention backend that the step insists on."""
+    attention: str | None
+    """The step's own attention, or None where torch's kernels serve."""
 
     def __call__(self) -> Tensor:
         """Launch; the result is a report on the device."""
@@ -85,7 +84,7 @@ class Step:
     tensor of five on the device, to be read with `read`.
     """
 
-    attention: SDPBackend | None = None
+    attention: str | None = None
 
     def __init__(
         self,

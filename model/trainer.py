@@ -6,11 +6,8 @@ waits for the host, and the host is at most one step ahead. Only events are wait
 
 from __future__ import annotations
 
-import math
-import os
-import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,7 @@ from pytest_gates.model.anatomy import Anatomy
 from pytest_gates.model.built import built, compute_dtype
 from pytest_gates.model.census import parameter_sha256
 from pytest_gates.model.clock import Clock, clock_for
-from pytest_gates.model.config import Kill, NonFinite, PretrainRun, Request
+from pytest_gates.model.config import PretrainRun, Request
 from pytest_gates.model.control import Control
 from pytest_gates.model.data import (
     Batches,
@@ -44,8 +41,9 @@ from pytest_gates.model.selfcheck import SelfCheck
 from pytest_gates.model.statistics import Statistics
 from pytest_gates.model.step import read
 from pytest_gates.model.step_choice import step_for
+from pytest_gates.model.stimuli import Stimuli
 from pytest_gates.model.telemetry import RunRefusedError
-from pytest_gates.model.training import DataEnd, FlippedBit
+from pytest_gates.model.training import DataEnd
 from pytest_gates.model.transformer import attention_backend
 from pytest_gates.model.writer import TelemetryWriter
 
@@ -127,6 +125,7 @@ class Training:
             seed=seams.seed(run.seed),
             end_step=end,
         )
+        self._stimuli = Stimuli(run.stimulus, group.rank, writer)
         self._held_out = Windows(seams.validation(corpus), run.seq_len)
         self._position = position(run, corpus.facts)
         self._epochs = Epochs.of(run, self._batches.cycles_at)
@@ -137,6 +136,7 @@ class Training:
         writer.fact("tokens_per_step", run.tokens_per_step)
         writer.fact("step_flops", run.step_flops)
         self._step = step_for(run, self._model, device, writer, seams=seams, group=group)
+        self._trained = checkpoint.Trained(self._model, self._step.optimizer, device)
         say_optimizer(writer, self._step)
         writer.event("optimizer_built", optimizer="AdamW", fused=True)
         self._clock: Clock[Any] = clock_for(device)
@@ -176,9 +176,7 @@ class Training:
             )
         checkpoint.refuse(seams.config_match(beyond))
         hashes = checkpoint.verify(folder, metadata, seams)
-        count = self._group.restore(
-            folder, metadata, self._model, self._step.optimizer, self._device, seams=seams
-        )
+        count = self._group.restore(folder, metadata, self._trained, seams)
         self._epochs.resume(metadata["epochs"])
         self._writer.fact("resumed_at_step", self._first)
         self._writer.fact("resumed_tensors", count)
@@ -190,9 +188,9 @@ class Training:
         """Train, validate, and say what became of the state, also where a guard ends the run."""
         dtype = compute_dtype(self._run.dtype, self._device)
         backend = self._seams.attention(
-            self._step.attention or attention_backend(self._run.architecture, self._device, dtype)
+            attention_backend(self._run.architecture, self._device, dtype)
         )
-        self._writer.fact("attention_backend", backend.name)
+        self._writer.fact("attention_backend", self._step.attention or backend.name)
         try:
             with sdpa_kernel(backend), self._anatomy:
                 self._loop()
@@ -215,7 +213,7 @@ class Training:
             if step == self._first:
                 self._say_first_step(launched)
             self._seams.after_step(step)
-            self._kill_if_told(step)
+            self._stimuli.after_launch(step)
             if self._epochs.ends_after(step):
                 self._read_behind()
                 if not self._finish_epoch(step):
@@ -235,7 +233,7 @@ class Training:
         begin = self._clock.mark()
         inputs.tokens.copy_(dealt, non_blocking=True)
         inputs.lr.fill_(self._seams.learning_rate(step, run.steps, run.optimizer))
-        self._poison_if_told(step)
+        self._stimuli.before_step(step, inputs)
         inputs.mark("data")
         with self._statistics.of(step):
             report.copy_(self._seams.compute(step, inputs), non_blocking=True)
@@ -291,9 +289,7 @@ class Training:
         epochs, number = self._epochs, self._epochs.number
         measured, tokens = self._validated()
         val_loss = self._selfcheck.validated(self._seams.validation_loss(measured))
-        found = epochs.found(val_loss)
-        if found != val_loss:
-            self._writer.event("stimulus_applied", step, stimulus="val_loss", measured=val_loss)
+        found = self._stimuli.validation(epochs, val_loss, step)
         seconds = time.monotonic() - self._epoch_began
         summary = epochs.summary(found, step) | {"epoch_s": seconds}
         self._writer.epoch(**summary, val_tokens=tokens)
@@ -337,21 +333,20 @@ class Training:
             "epochs": self._epochs.state(),
             "position": self._position,
         }
-        saved = self._checkpointer.save(self._model, self._step.optimizer, metadata)
-        self._say_saved(saved)
+        self._say_saved(self._checkpointer.save(self._trained, metadata))
 
-    def _say_saved(self, saved: Mapping[str, Any] | None) -> None:
-        if saved is not None:
+    def _say_saved(self, finished: Iterable[Mapping[str, Any]]) -> None:
+        for saved in finished:
             self._writer.event(
                 "checkpoint_saved", saved["step"], epoch=saved["epoch"], files=saved["files"]
             )
-            self._damage_if_told(saved)
+            self._stimuli.after_checkpoint(saved)
 
     def _halt_where_data_end(self, step: int) -> None:
         if step < self._batches.cycles_at:
             return
-        if step == self._batches.cycles_at and isinstance(self._run.stimulus, DataEnd):
-            self._writer.event("stimulus_applied", step, stimulus="data_end")
+        if step == self._batches.cycles_at:
+            self._stimuli.data_ended(step)
         if self._seams.halt(self._run.on_data_end == "halt"):
             self._read_behind()
             tokens = self._batches.tokens_per_pass
@@ -366,33 +361,6 @@ class Training:
             self._writer.event("held", step)
             self._control.wait_while_held(step)
             self._since = self._clock.mark()
-
-    def _poison_if_told(self, step: int) -> None:
-        stimulus = self._run.stimulus
-        if self._step.poison is None or not isinstance(stimulus, NonFinite):
-            return
-        if stimulus.rank != self._group.rank:
-            return
-        if step == stimulus.step:
-            self._step.poison.fill_(math.nan)
-            self._writer.event("stimulus_applied", step, stimulus="nan")
-        elif step == stimulus.step + 1:
-            self._step.poison.fill_(1.0)
-
-    def _damage_if_told(self, saved: Mapping[str, Any]) -> None:
-        stimulus = self._run.stimulus
-        if isinstance(stimulus, FlippedBit) and stimulus.epoch == saved["epoch"]:
-            weights = min(saved["files"], key=len)
-            checkpoint.flip_a_bit(self._writer.folder / "checkpoints" / weights)
-            self._writer.event("stimulus_applied", saved["step"], stimulus="flipped_bit")
-
-    def _kill_if_told(self, step: int) -> None:
-        stimulus = self._run.stimulus
-        if not isinstance(stimulus, Kill) or stimulus.rank != self._group.rank:
-            return
-        if step == stimulus.step:
-            self._writer.event("stimulus_applied", step, stimulus="kill")
-            os.kill(os.getpid(), signal.SIGKILL)
 
     def _say_first_step(self, first: Launched) -> None:
         self._clock.wait(first.end)

@@ -20,8 +20,9 @@ from pytest_gates.audit.project import audit
 from pytest_gates.checks.base import Verdict
 from pytest_gates.contract.models import Contract, Gate
 from pytest_gates.evidence import Evidence, Gpu
-from pytest_gates.evidence_store import MANIFEST, RUNS, promote, read_evidence, seal
+from pytest_gates.evidence_store import RUNS, promote, read_evidence, seal
 from pytest_gates.ledger import Ledger, Record
+from pytest_gates.manifest import MANIFEST
 from pytest_gates.model.config import CommandRun, ForwardRun, PretrainRun
 from pytest_gates.model.faults import evidence as forms
 from pytest_gates.model.faults.evidence import Planted

@@ -8,25 +8,15 @@ appears whole or not at all: files, manifest, fsync, rename, fsync of the parent
 from __future__ import annotations
 
 import hashlib
-import marshal
 import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
 from getpass import getuser
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import (
-    Field,
-    StrictBool,
-    StrictStr,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-)
-
-from pytest_gates.canonical import canonical, parse_canonical
+from pytest_gates.canonical import canonical
 from pytest_gates.disk import (
     fsync_folder,
     read_regular,
@@ -38,89 +28,40 @@ from pytest_gates.errors import (
     ChangedEvidenceError,
     EvidenceError,
     MissingEvidenceError,
-    SwappedEvidenceError,
 )
 from pytest_gates.evidence import (
     Artifact,
     Evidence,
-    Gpu,
     HostInfo,
     Rank,
     Telemetry,
     Witness,
-    run_adapter,
     run_hash,
 )
-from pytest_gates.model.config import Index, Run, Settings
+from pytest_gates.manifest import (
+    FILE_NAME,
+    FORMAT,
+    MANIFEST,
+    MANIFEST_LIMIT_BYTES,
+    FileEntry,
+    Manifest,
+    folder_name,
+    parse_manifest,
+)
+from pytest_gates.model.config import Run
 from pytest_gates.model.telemetry import STATUSES
 from pytest_gates.readers.artifacts import ARTIFACTS
 from pytest_gates.readers.artifacts import parse as parse_artifacts
-from pytest_gates.readers.telemetry import describe, parse_telemetry
+from pytest_gates.readers.telemetry import parse_telemetry
 from pytest_gates.readers.witness_csv import read_witness
 
-FORMAT = "pytest-gates/evidence/1"
-MANIFEST = "manifest.json"
 WITNESS = "witness.csv"
 RUNS = "runs"
 """Folder of promoted evidence beneath the project's evidence folder."""
 LIMIT_BYTES = 64 * 2**20
 """Largest evidence of one run unless configured otherwise."""
-MANIFEST_LIMIT_BYTES = 2**20
 
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TELEMETRY = re.compile(r"telemetry-(0|[1-9][0-9]{0,4})\.jsonl")
-_SHA256 = r"^[0-9a-f]{64}$"
-Sha256 = Annotated[StrictStr, Field(pattern=_SHA256)]
-
-
-class FileEntry(Settings):
-    """One file of the evidence."""
-
-    sha256: Sha256
-    bytes: Index
-
-
-class Key(Settings):
-    """What makes an execution this one."""
-
-    run_hash: Sha256
-    fault: dict[str, Any] | None
-    repetition: Index
-    group: StrictStr | None
-
-
-class RankEntry(Settings):
-    """One process of several."""
-
-    pid: Index | None
-    gpu: Gpu | None
-
-
-def _once(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    """A run that was read already is not validated again; see `_with_known_run`."""
-    return value if isinstance(value, Settings) else validate(value)
-
-
-class Manifest(Settings):
-    """`manifest.json`: what was executed, where, how it ended, and the hash of each file."""
-
-    format: Literal["pytest-gates/evidence/1"]
-    key: Key
-    run: Annotated[Run, WrapValidator(_once)]
-    """In full, with the defaults it ran with."""
-    host: HostInfo
-    status: StrictStr
-    reason: StrictStr | None
-    wall_ms: float | None
-    pid: Index | None
-    run_folder: StrictBool
-    started: StrictStr | None
-    declared: StrictBool
-    code: StrictStr | None
-    notes: tuple[StrictStr, ...]
-    ranks: tuple[RankEntry, ...] = ()
-    """Left out where the run declares no `launch`."""
-    files: dict[StrictStr, FileEntry]
 
 
 def seal(
@@ -175,7 +116,7 @@ def seal(
         entries = {name: _copy(source, staging / name) for name, source in files.items()}
         data = canonical({**manifest, "files": entries})
         write_durably(staging / MANIFEST, data)
-        return _publish(staging, parent / _name(hashed, hashlib.sha256(data).hexdigest()))
+        return _publish(staging, parent / folder_name(hashed, hashlib.sha256(data).hexdigest()))
 
 
 def promote(folder: Path, evidence_root: Path) -> Path:
@@ -185,7 +126,7 @@ def promote(folder: Path, evidence_root: Path) -> Path:
         EvidenceError: a file is not what the manifest says, or cannot be written.
     """
     data = read_regular(folder / MANIFEST, str(folder / MANIFEST), MANIFEST_LIMIT_BYTES)
-    manifest, _ = _manifest(data, str(folder), str(folder))
+    manifest, _ = parse_manifest(data, str(folder), str(folder))
     parent = evidence_root / RUNS
     if (parent / folder.name / MANIFEST).is_file():
         return parent / folder.name
@@ -213,7 +154,7 @@ def read_evidence(root: Path, location: str) -> Evidence:
         raise MissingEvidenceError(f"{location}: no evidence folder")
     place = f"{location}/{MANIFEST}"
     data = read_regular(f"{folder}/{MANIFEST}", place, MANIFEST_LIMIT_BYTES)
-    manifest, id_ = _manifest(data, folder, location)
+    manifest, id_ = parse_manifest(data, folder, location)
     contents = {
         name: _verified(f"{folder}/{name}", f"{location}/{name}", entry)
         for name, entry in manifest.files.items()
@@ -264,62 +205,6 @@ def _user() -> str:
         return getuser()
     except (OSError, KeyError):  # a container's user may have no name
         return ""
-
-
-def _manifest(data: bytes, folder: str, location: str) -> tuple[Manifest, str]:
-    """A manifest and its id, proven against its folder's name and the run that it tells of."""
-    place = f"{location}/{MANIFEST}"
-    found = hashlib.sha256(data).hexdigest()
-    parent, _, name = folder.rpartition("/")
-    said = name.rpartition("-")[2]
-    if found[:10] != said:
-        true = next(Path(parent).glob(f"*-{found[:10]}"), None)
-        if true is not None:
-            text = f"it is the manifest of {true.name}, put in its place"
-            raise SwappedEvidenceError(f"{place}: {text}")
-        raise ChangedEvidenceError(
-            f"{place}: SHA-256 is {found[:10]}… but the folder's name says {said[:10]}…: "
-            "the file was changed after it was recorded"
-        )
-    try:
-        manifest = Manifest.model_validate(_with_known_run(parse_canonical(data)))
-    except ValidationError as error:
-        raise EvidenceError(f"{place}: {describe(error)}") from None
-    except ValueError as error:
-        raise EvidenceError(f"{place}: {error}") from None
-    if (declared := run_hash(manifest.run)) != manifest.key.run_hash:
-        said = manifest.key.run_hash
-        raise EvidenceError(f"{place}: its run hashes to {declared[:10]}…, not to {said[:10]}…")
-    if manifest.status not in STATUSES:
-        raise EvidenceError(f"{place}: unknown status {manifest.status}")
-    if bad := [name for name in manifest.files if not _FILE_NAME.fullmatch(name)]:
-        raise EvidenceError(f"{place}: {bad[0]!r} is no plain file name")
-    if name != (true_name := _name(manifest.key.run_hash, found)):
-        raise EvidenceError(f"{place}: the folder should be {true_name}")
-    return manifest, found
-
-
-_RUNS_KEPT = 1024
-_runs: dict[bytes, Run] = {}
-"""Runs that were read already, by their values: thousands of manifests share a few."""
-
-
-def _with_known_run(value: Any) -> Any:
-    if not isinstance(value, dict) or not isinstance(value.get("run"), dict):
-        return value  # refused by the model
-    said = marshal.dumps(value["run"], 2)  # equal bytes, equal values; JSON would take ten times
-    if said not in _runs:
-        if len(_runs) >= _RUNS_KEPT:
-            _runs.clear()
-        try:
-            _runs[said] = run_adapter.validate_python(value["run"])
-        except ValidationError:
-            return value  # the model says so at its place
-    return value | {"run": _runs[said]}
-
-
-def _name(hashed_run: str, id_: str) -> str:
-    return f"{hashed_run[:10]}-{id_[:10]}"
 
 
 def _telemetry(
@@ -373,7 +258,7 @@ def _verified(path: Path | str, place: str, entry: FileEntry) -> bytes:
 
 
 def _check_size(files: Mapping[str, Path], limit_bytes: int) -> None:
-    assert all(_FILE_NAME.fullmatch(name) and name != MANIFEST for name in files), list(files)
+    assert all(FILE_NAME.fullmatch(name) and name != MANIFEST for name in files), list(files)
     total = sum(source.stat().st_size for source in files.values())
     if total > limit_bytes:
         raise EvidenceError(

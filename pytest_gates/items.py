@@ -31,9 +31,9 @@ def gates_session(config: pytest.Config) -> GatesSession:
 
 def plan(session: pytest.Session) -> None:
     """Tell our session which of its items will run, in order."""
-    items = [item for item in session.items if isinstance(item, _ContractItem)]
+    items = [item.declared for item in session.items if isinstance(item, _ContractItem)]
     if items:
-        gates_session(session.config).plan([(item.contract, item.declared) for item in items])
+        gates_session(session.config).plan(items)
 
 
 class ContractFile(pytest.File):

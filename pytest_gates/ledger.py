@@ -26,7 +26,7 @@ from pytest_gates.canonical import canonical, parse_canonical
 from pytest_gates.checks.base import Verdict
 from pytest_gates.disk import fsync_folder, read_regular, staged, write_durably
 from pytest_gates.errors import EvidenceError, LedgerError
-from pytest_gates.evidence_store import Sha256
+from pytest_gates.manifest import Sha256
 from pytest_gates.model.config import Count, Index
 from pytest_gates.readers.telemetry import describe
 from pytest_gates.timeline import RECORDS

@@ -8,7 +8,7 @@ injected into its gate; all others are injected with their typical parameters.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -145,39 +145,53 @@ class Memory:
 
 def trials(
     mutants: Sequence[Mutant],
-    session: GatesSession,
     memory: Memory,
-    began: Callable[[Mutant], None],
-) -> Iterator[Trial]:
-    """Try each mutant, telling before each that is executed."""
-    for mutant in mutants:
+    attempts: Callable[[Sequence[Mutant]], Iterator[tuple[int, Trial]]],
+    ended: Callable[[Mutant], None],
+) -> list[Trial]:
+    """The trial of each mutant; what was tried before is not tried again.
+
+    Args:
+        mutants: those of a plan.
+        memory: the fates of earlier calls, to which each new one is added as soon as it is known.
+        attempts: tries mutants; each trial with the place of its mutant, in any order.
+        ended: told of each mutant that has a fate and could be tried.
+    """
+    found: dict[int, Trial] = {}
+    due = []
+    for place, mutant in enumerate(mutants):
         if mutant.fault is None:
-            yield Trial(mutant, Fate.MISFIT, mutant.why_not)
-            continue
-        known = memory.of(mutant)
-        if known is None:
-            began(mutant)
-            known = attempt(mutant, session)
-            if known.fate in (Fate.CAUGHT, Fate.SURVIVED):
-                memory.keep(known)
-        yield known
+            found[place] = Trial(mutant, Fate.MISFIT, mutant.why_not)
+        elif (known := memory.of(mutant)) is not None:
+            found[place] = known
+            ended(mutant)
+        else:
+            due.append(place)
+    for place, trial in attempts([mutants[place] for place in due]):
+        if trial.fate in (Fate.CAUGHT, Fate.SURVIVED):
+            memory.keep(trial)
+        found[due[place]] = trial
+        ended(trial.mutant)
+    return [found[place] for place in range(len(mutants))]
 
 
 def until_caught(
-    mutants: Sequence[Mutant], tried: Callable[[Sequence[Mutant]], Iterator[Trial]]
+    mutants: Sequence[Mutant], tried: Callable[[Sequence[Mutant]], Iterable[Trial]]
 ) -> Iterator[Trial]:
     """Try each fault at one gate after the other, and no further once it is caught.
 
-    Gates with a falsifier of the fault come first. Enough for the score: it asks for one gate.
+    Gates with a falsifier of the fault come first. Enough for the score: it asks for one gate. All
+    faults that are not caught yet are tried together, each at its next gate.
     """
-    by_fault: dict[str, list[Mutant]] = {}
-    for mutant in mutants:
-        by_fault.setdefault(mutant.name, []).append(mutant)
-    for many in by_fault.values():
-        for trial in tried(sorted(many, key=lambda one: not one.declared)):
+    waiting: dict[str, list[Mutant]] = {}
+    for mutant in sorted(mutants, key=lambda one: not one.declared):
+        waiting.setdefault(mutant.name, []).append(mutant)
+    order = dict.fromkeys(mutant.name for mutant in mutants)
+    while any(waiting.values()):
+        for trial in tried([waiting[name].pop(0) for name in order if waiting[name]]):
             yield trial
             if trial.fate is Fate.CAUGHT:
-                break
+                waiting[trial.mutant.name].clear()
 
 
 def attempt(mutant: Mutant, session: GatesSession) -> Trial:

@@ -16,9 +16,10 @@ from pytest_gates import __version__, writeback
 from pytest_gates.canonical import digest
 from pytest_gates.checks.base import Verdict
 from pytest_gates.checks.figures import several
+from pytest_gates.checks.status import ExitStatus
 from pytest_gates.clock import utc_date, utc_now
 from pytest_gates.contract.models import Contract, Falsifier, Gate
-from pytest_gates.errors import GatesError
+from pytest_gates.errors import GatesError, RunError
 from pytest_gates.evidence import Evidence, run_hash
 from pytest_gates.evidence_store import RUNS, promote
 from pytest_gates.ledger import EvidenceRef, Ledger, Readable, Record, RecordHost, RunRef
@@ -33,9 +34,23 @@ from pytest_gates.report.basis import (
 from pytest_gates.results import Mode, Result, Status
 from pytest_gates.revision import code_revision
 from pytest_gates.settings import Settings
-from pytest_gates.verdict import EVALUATOR, Judgement
+from pytest_gates.verdict import EVALUATOR, EvidenceByRun, Judgement
 
 RECORDABLE = frozenset({Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE})
+
+
+def refuse_disk_errors(gate: Gate, evidence: EvidenceByRun) -> None:
+    """A full disk says nothing about a claim, so nothing is recorded of it.
+
+    Raises:
+        RunError: a run ended IO_ERROR, and the gate does not expect that.
+    """
+    if any("IO_ERROR" in check.statuses for check in gate.checks if isinstance(check, ExitStatus)):
+        return
+    for name, many in evidence.items():
+        for one in many:
+            if one.status == "IO_ERROR":
+                raise RunError(f"run {name} ended IO_ERROR: {one.reason}; nothing was recorded")
 
 
 def runs_of(gate: Gate) -> RunRef:

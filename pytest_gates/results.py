@@ -71,10 +71,13 @@ class Result:
     waiver: str = ""
     """The waiver of the gate, in one line: `waived until 2026-12-31 by owner: reason`."""
     waived: bool = False
-    """The gate fails, and a waiver that still holds expects that: pytest's xfail."""
+    """The gate fails, and a waiver that still holds expects that: pytest's xfail. Of a falsifier:
+    its gate does so without its fault, so that nothing can be learnt from it."""
     suspect: tuple[str, ...] = ()
     """What the verdict depends on and has changed since its record was made."""
     binds_to: str = ""
+    control: str = ""
+    """Verdict of a falsifier's gate without its fault, where both were judged."""
     attack: bool = False
     """A falsifier that forged evidence: it shows nothing about the gate's own checks."""
     seen: str = ""
@@ -85,6 +88,11 @@ class Result:
     """What each check found, as JSON, in the order of the gate's checks."""
     evidence: tuple[str, ...] = ()
     """Folders of the evidence this was judged from, relative to the project's root."""
+
+    @property
+    def said(self) -> str:
+        """The status, and whether a waiver expects it."""
+        return f"{self.status} WAIVED" if self.waived else str(self.status)
 
     def to_json(self) -> dict[str, Any]:
         """JSON primitives only; xdist carries nothing else."""

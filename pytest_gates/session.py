@@ -12,12 +12,10 @@ from pytest_gates.attempts import note_attempt
 from pytest_gates.audit import evidence_of, foundation
 from pytest_gates.boundary import flaw
 from pytest_gates.checks.base import Verdict
-from pytest_gates.checks.status import ExitStatus
 from pytest_gates.clock import utc_date
 from pytest_gates.closing import Closing
 from pytest_gates.contract.models import Contract, Falsifier, Gate, check_kind
 from pytest_gates.contract.unique import Declared
-from pytest_gates.errors import GatesError, RunError
 from pytest_gates.evidence import Evidence
 from pytest_gates.evidence_store import read_evidence
 from pytest_gates.falsify import Pair, expected_outcome, not_caught, why
@@ -29,17 +27,17 @@ from pytest_gates.recording import (
     Recording,
     host_of,
     observed_of,
+    refuse_disk_errors,
     seen_red_by,
 )
 from pytest_gates.report.failure import falsifier_report, gate_report, plain_report
 from pytest_gates.results import Mode, Result, Status
 from pytest_gates.run.executor import Executor
-from pytest_gates.run.lanes import Ahead
-from pytest_gates.run.plan import describe, executions, may_begin_early, timed_runs
+from pytest_gates.run.plan import ahead, describe, executions, timed_runs
 from pytest_gates.settings import Settings
 from pytest_gates.staleness import Suspicion
 from pytest_gates.verdict import EvidenceByRun, Judgement, judge
-from pytest_gates.waiving import made_red, with_waiver
+from pytest_gates.waiving import falsifier_with_waiver, made_red, with_waiver
 
 if TYPE_CHECKING:
     import pytest
@@ -66,29 +64,10 @@ class GatesSession:
         """End all processes."""
         self._executor.close()
 
-    def plan(self, items: Sequence[tuple[Contract, Gate | Falsifier]]) -> None:
+    def plan(self, items: Sequence[Gate | Falsifier]) -> None:
         """Say what will be verified and falsified, so that runs can begin before they are due."""
         if not (self.settings.replay or self.settings.recorded_only):
-            gates = [gate for _, one in items if (gate := _gate_of(one)) is not None]
-            self._executor.plan(self._ahead(items), timed_runs(gates))
-
-    def _ahead(self, items: Sequence[tuple[Contract, Gate | Falsifier]]) -> Ahead:
-        for _, declared in items:
-            gate = _gate_of(declared)
-            if gate is None or not may_begin_early(gate):
-                continue
-            try:
-                obstacle = self.obstacle(gate)
-            except GatesError:  # it is told where the item is due
-                continue
-            fault = declared.fault if isinstance(declared, Falsifier) else None
-            sabotaged = [fault] if fault is not None and not isinstance(fault, Planted) else []
-            for one in [*sabotaged, None] if obstacle is None else ():
-                for many in executions(gate, one).values():
-                    for execution in many:
-                        source = execution.source
-                        yield from [(source, gate.id)] if source is not None else ()
-                        yield execution, gate.id
+            self._executor.plan(ahead(items, self.obstacle), timed_runs(items))
 
     # --- gates -------------------------------------------------------------------------------
 
@@ -115,7 +94,7 @@ class GatesSession:
         if obstacle is not None:
             return self._replay(contract, gate, base, obstacle)
         evidence = self.evidence_of(gate)
-        _refuse_disk_errors(gate, evidence)
+        refuse_disk_errors(gate, evidence)
         return self._judged(contract, gate, base, evidence)
 
     def _judged(
@@ -202,6 +181,11 @@ class GatesSession:
 
     def falsify(self, contract: Contract, falsifier: Falsifier) -> Result:
         """Sabotage the gate's run; green only if the very same `judge` turns the gate red."""
+        result = self._asked(contract, falsifier)
+        gate = falsifier.gate
+        return result if gate is None else falsifier_with_waiver(gate, result, utc_date())
+
+    def _asked(self, contract: Contract, falsifier: Falsifier) -> Result:
         base = self._base(contract, falsifier)
         gate, fault = falsifier.gate, falsifier.fault
         if gate is None or fault is None:
@@ -244,6 +228,7 @@ class GatesSession:
             return self._blocked(base, falsifier, f"{obstacle}; there is no evidence to forge")
         base = replace(base, mode=Mode.REPLAYED if obstacle is not None else _mode(evidence))
         control = judge(gate, evidence)
+        base = replace(base, control=str(control.verdict))
         if control.verdict is not Verdict.PASS:
             reason = f"without the attack the gate is {control.verdict}, not pass: {why(control)}"
         else:
@@ -266,12 +251,16 @@ class GatesSession:
         return replace(result, red=True, reason=reason, report=text)
 
     def _recorded(self, contract: Contract, gate: Gate) -> EvidenceByRun | None:
-        """Evidence of the gate's newest recorded pass, where it is that of the gate as it is."""
+        """Evidence of a recorded pass of the gate as it is, else of a failure, which tells why."""
+        failed = None
         for record in self.ledger.current(contract.id, gate.id):
-            evidence = evidence_of(record, self.read)
-            if record.gate_hash == gate.hash and judge(gate, evidence).verdict is Verdict.PASS:
-                return evidence
-        return None
+            if record.gate_hash == gate.hash:
+                evidence = evidence_of(record, self.read)
+                verdict = judge(gate, evidence).verdict
+                if verdict is Verdict.PASS:
+                    return evidence
+                failed = evidence if verdict is Verdict.FAIL and failed is None else failed
+        return failed
 
     def evidence_of(self, gate: Gate, fault: Fault | None = None) -> EvidenceByRun:
         """Execute what judges a gate, with a fault or clean, or read it where it was executed."""
@@ -312,6 +301,7 @@ class GatesSession:
             base,
             status=Status.CAUGHT if caught else Status.SURVIVED,
             mode=mode,
+            control=str(control.verdict),
             figure=(shown.figure or shown.summary) if shown else "",
             limit=(shown.limit or "") if shown else "",
             headroom_pct=shown.headroom_pct if shown else None,
@@ -410,27 +400,7 @@ class GatesSession:
         self._closing.summarise([Result.from_json(dict(one)) for one in results], reporter)
 
 
-def _gate_of(declared: Gate | Falsifier) -> Gate | None:
-    """The gate that an item judges, if there is anything to execute."""
-    gate = declared if isinstance(declared, Gate) else declared.gate
-    return None if gate is None or gate.prose else gate
-
-
 def _mode(evidence: EvidenceByRun) -> Mode:
     """What evidence is that was not recorded before."""
     declared = any(one.declared for many in evidence.values() for one in many)
     return Mode.DECLARED if declared else Mode.LIVE
-
-
-def _refuse_disk_errors(gate: Gate, evidence: EvidenceByRun) -> None:
-    """A full disk says nothing about a claim, so nothing is recorded of it.
-
-    Raises:
-        RunError: a run ended IO_ERROR, and the gate does not expect that.
-    """
-    if any("IO_ERROR" in check.statuses for check in gate.checks if isinstance(check, ExitStatus)):
-        return
-    for name, many in evidence.items():
-        for one in many:
-            if one.status == "IO_ERROR":
-                raise RunError(f"run {name} ended IO_ERROR: {one.reason}; nothing was recorded")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
     del os.environ[name]
 
 if TYPE_CHECKING:
+    from programs import Program
     from training import Train
 
 
@@ -29,3 +32,29 @@ def train(tmp_path: Path) -> Train:
 
     torch.set_num_threads(1)
     return Train(tmp_path)
+
+
+@pytest.fixture
+def allowed(project: Project) -> Project:
+    """A project that allows driver `command`."""
+    from programs import ALLOWED
+
+    project.pytester.makeini(ALLOWED)
+    return project
+
+
+@pytest.fixture
+def program(allowed: Project) -> Program:
+    from programs import Program
+
+    return Program(allowed)
+
+
+@pytest.fixture
+def orphans() -> Iterator[Callable[[], list[str]]]:
+    """Living processes that this test began and that are not its own."""
+    from programs import marked_processes
+
+    os.environ["MARK_OF_A_TEST"] = mark = f"{os.getpid()}-{time.monotonic_ns()}"
+    yield lambda: marked_processes(mark)
+    del os.environ["MARK_OF_A_TEST"]

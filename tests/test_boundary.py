@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ runs:
     steps: 40
     statistics: [0]
     anatomy: 10
+    checkpoint: epoch
     optimizer: {warmup_steps: 2}
   b: {from: a, seed: 1}
   ranks:
@@ -58,7 +61,12 @@ NUMERIC = [
     "{kind: budget, metric: tokens_per_sec, steps: [0, 39], above: 100.0}",
     "{kind: bounded, metric: grad_norm, above: 0.1, below: 9.0}",
     "{kind: descent, metric: train_loss}",
+    "{kind: descent, drop: 0.5, slope_below: -0.01, start_tolerance: 0.2, steps: [5, 39]}",
+    "{kind: residency, require: [L0, L1, L2, [L3, L3b], L4, L5]}",
+    "{kind: artifacts, blocked_share_below: 0.1, host_memory_below: 3.0}",
     "{kind: fact, fact: x, at_least: 1, at_most: 2.5}",
+    "{kind: fact, fact: x, equals: 12}",
+    "{kind: fact, fact: x, one_of: [0.5, 2, none, true]}",
     "{kind: exit_status, expect: COMPLETED, within_s: 2.0}",
     "{kind: event, event: held, exactly: 0}",
     "{kind: event, event: held, exactly: 3}",
@@ -72,6 +80,7 @@ NUMERIC = [
     "{kind: anatomy, covers: 0.95, at_most: {gap: 0.1, data: 0.05}, flops_share_above: 0.1}",
     "{kind: layer_statistics, metric: weight_std, above: 0.01, below: 0.03, ratio_below: 1.05}",
     "{kind: schedule}",
+    "{kind: schedule, warmup_at_most: 0.1, last_at_most: 0.2, tolerance: 1.0e-6}",
     "{kind: ratio_of_runs, of: [a, b], steps: [0, 39], below: 1.1}",
     "{kind: ratio_of_runs, of: [a, b], steps: [0, 39], above: 0.9}",
     "{kind: equal_runs, of: [a, b], metrics: [train_loss, val_loss], facts: [param_sha256]}",
@@ -79,7 +88,7 @@ NUMERIC = [
     "{kind: equal_runs, of: [a, b], expect: differ}",
     "{kind: equal_ranks, metrics: [train_loss, grad_norm], tolerance: 1.0e-6}",
     "{kind: equal_ranks, metrics: [data_hash], expect: differ}",
-    "{kind: trace_spike, ratio: 4.0}",
+    "{kind: trace_spike, ratio: 4.0, deviations: 6.0}",
     "{kind: trace_parity, factor: 4.0}",
     "{kind: trace_parity, direction: backward}",
 ]
@@ -101,10 +110,53 @@ def test_a_verdict_turns_at_its_limit_and_a_nan_never_passes(check: str) -> None
 
 
 def test_every_check_with_a_limit_is_tried() -> None:
-    whole = {"finite", "required_fields", "not_constant", "artifacts", "property", "same_input"}
+    # They count what is there or ask for sameness: nothing in them is a number to be held against.
+    whole = {"finite", "required_fields", "not_constant", "property", "same_input"}
     kinds = {check_kind(gate(check).checks[0]) for check in NUMERIC}
     assert kinds == {_kind(form) for form in PROVEN}
-    assert {_kind(form) for form in CHECKS} - kinds == whole | {"residency"}
+    assert {_kind(form) for form in CHECKS} - kinds == whole
+
+
+CHOOSING = {"ranks", "steps", "step", "of", "confidence", "looks"}
+"""Fields with numbers that say what is looked at, or how sure a verdict is: `test_binomial` has
+the counts at which that turns."""
+
+
+def _numeric_fields() -> Iterator[tuple[str, str]]:
+    for form in CHECKS:
+        for name, field in form.model_fields.items():
+            numeric = re.search(r"\b(int|float)\b", str(field.annotation))
+            if numeric and name not in CHOOSING:
+                yield _kind(form), name
+
+
+def test_every_number_that_a_check_may_be_given_is_a_limit_that_is_tried() -> None:
+    """Another value of a field is another proof, or the limit moves around it under its name."""
+    untried = set(_numeric_fields())
+    assert {("budget", "below"), ("artifacts", "host_memory_below")} <= untried
+    for text in NUMERIC:
+        whole = gate(text)
+        check = whole.checks[0]
+        for name in check.model_fields_set & {field for _, field in untried}:
+            changed = check.model_copy(update={name: _other(getattr(check, name))})
+            moved = any(one.limit == name for one in proofs(whole))
+            if moved or _tried(replace(whole, checks=(changed,))) != _tried(whole):
+                untried.discard((check_kind(check), name))
+    assert untried == set()
+
+
+def _other(value: Any) -> Any:
+    if isinstance(value, bool | str):
+        return value
+    if isinstance(value, Mapping):
+        return {key: _other(one) for key, one in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map(_other, value))
+    return value + 1 if isinstance(value, int) else value * 0.5
+
+
+def _tried(whole: Gate) -> list[tuple[str, str, str]]:
+    return [(one.limit, repr(one.value), one.found) for one in proofs(whole)]
 
 
 def _kind(form: Any) -> str:
@@ -145,6 +197,22 @@ def test_a_check_that_turns_too_late_is_found(
 ) -> None:  # fmt: skip
     late(monkeypatch)
     assert said in str(flaw(gate(check)))
+
+
+@pytest.mark.parametrize(
+    ("constant", "value", "said"),
+    [
+        ("BUSY_PCT", 10.1, "residency L4 % of the SMs: 10.0 gives fail, not pass"),
+        ("GRANULARITY_MIB", 1.9, "residency L3b 510 MiB seen of 512: 510.0 gives fail, not pass"),
+        ("LONGEST_GAP_MS", 999.0, "residency gap of 1000 ms in 2000: 1000.0 gives inconclusive"),
+        ("MIB", 2**19, "residency L2 MiB: "),
+    ],
+)
+def test_a_layer_of_residency_that_turns_elsewhere_is_found(
+    monkeypatch: pytest.MonkeyPatch, constant: str, value: float, said: str
+) -> None:
+    monkeypatch.setattr(f"pytest_gates.checks.layers.{constant}", value)
+    assert said in str(flaw(gate("{kind: residency, require: [L2, L3, L3b, L4]}")))
 
 
 def test_a_proof_says_what_was_tried() -> None:

@@ -242,6 +242,11 @@ def test_a_step_taken_apart_is_all_there(train: Train) -> None:
     shares = [kernel["share_pct"] for kernel in said.facts["kernels"]]
     assert shares == sorted(shares, reverse=True)
     assert 50 < sum(shares) <= 100.001
+    assert said.facts["matmul_tflops"] > 0
+    step_ms = sorted(sum(step[part] for part in parts) for step in said.steps[3:])[2]
+    reached = said.facts["step_flops"] / step_ms / 1e9
+    share = said.facts["model_flops_share_pct"]
+    assert share == pytest.approx(100 * reached / said.facts["matmul_tflops"])
 
 
 def test_a_flipped_bit_keeps_the_file_s_length_and_is_refused(train: Train) -> None:

@@ -274,3 +274,11 @@ def test_one_sample_of_a_recording_proves_no_run() -> None:
 def test_malformed_requirements_are_refused(said: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         residency(**said)
+
+
+@pytest.mark.parametrize("at", [2500, 4000, 6950])
+def test_a_sample_that_is_no_number_never_proves_memory(at: float) -> None:
+    nan = float("nan")
+    odd = tuple(replace(s, used_mib=nan) if s.at_ms == at else s for s in seen())
+    assert layer("L3", resident(samples=odd)) is REFUTED
+    assert layer("L3", resident(samples=[replace(s, used_mib=nan) for s in seen()])) is REFUTED

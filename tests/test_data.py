@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 
 from pytest_gates.model.config import PretrainRun
-from pytest_gates.model.data import Batches, Windows, open_corpus, refuse_beyond
+from pytest_gates.model.data import (
+    Batches,
+    Windows,
+    _stdlib_sources,
+    open_corpus,
+    refuse_beyond,
+)
 from pytest_gates.model.telemetry import RunRefusedError
 
 
@@ -110,13 +116,40 @@ def test_bpe_is_trained_once_by_several_at_a_time_and_then_cached(tmp_path: Path
     assert 255 < stream.max() < 4000
     (saved,) = (cache / "corpus").glob("*.json")
     assert hashlib.sha256(saved.read_bytes()).hexdigest() == first.facts["tokenizer_sha256"]
-    assert {path.suffix for path in (cache / "corpus").iterdir()} <= {".bin", ".json", ".lock"}
+    suffixes = {path.suffix for path in (cache / "corpus").iterdir()}
+    assert suffixes <= {".bin", ".json", ".lengths", ".lock"}
 
     from tokenizers import Tokenizer
 
     text = Tokenizer.from_file(str(saved)).decode(stream[:500].tolist())
     library = Path(sysconfig.get_path("stdlib"))
     assert (library / "__future__.py").read_text(encoding="utf-8").startswith(text)
+
+
+def test_every_twentieth_file_of_the_library_is_held_out(tmp_path: Path) -> None:
+    data = {"corpus": "python-stdlib", "held_out": "documents"}
+    files = [path.read_bytes() for path in _stdlib_sources()]
+    corpus = open_corpus(pretrain(data), tmp_path, tmp_path / "cache")
+    (train,), (validation,) = corpus.train, corpus.validation
+    assert validation.tobytes() == b"".join(files[19::20])
+    kept = [file for index, file in enumerate(files) if index % 20 != 19]
+    assert train.tobytes() == b"".join(kept)
+    assert corpus.facts["train_tokens"] == len(train)
+    assert corpus.facts["validation_tokens"] == len(validation)
+    tokens = {**data, "tokenizer": "bpe-4000", "validation": 0.3}
+    first, again = (open_corpus(pretrain(tokens), tmp_path, tmp_path / "cache") for _ in range(2))
+    from tokenizers import Tokenizer
+
+    (saved,) = (tmp_path / "cache" / "corpus").glob("*.json")
+    text = Tokenizer.from_file(str(saved)).decode(first.validation[0].tolist())
+    held_out = [files[i] for i in range(len(files)) if (i + 1) * 3 // 10 > i * 3 // 10]
+    assert text == b"".join(held_out).decode("utf-8", "replace")
+    assert np.array_equal(first.validation[0], again.validation[0])
+
+
+def test_shards_hold_out_no_documents() -> None:
+    with pytest.raises(ValueError, match="shards do not tell where a document ends"):
+        pretrain({"shards": ["a.bin"], "held_out": "documents"})
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "uint32"])

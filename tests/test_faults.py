@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from project import Project
 
 from pytest_gates.boundary import flaw, proofs
 from pytest_gates.checks.base import Verdict
 from pytest_gates.checks.bounds import Bounded
-from pytest_gates.contract.load import load_contract
+from pytest_gates.contract.load import contract_from, load_contract
 from pytest_gates.contract.models import Contract, check_kind
 from pytest_gates.contract.runs import Caps
+from pytest_gates.errors import ContractError
 from pytest_gates.model.faults import FAULTS, Planted
 from pytest_gates.mutation import Fate, Mutant, Trial, plan, scored, until_caught
 from pytest_gates.report.catalogue import catalogue
@@ -40,13 +43,8 @@ def test_every_fault_has_an_effect_or_an_attack() -> None:
 
 
 def test_every_fault_applies_to_a_run_of_the_contracts() -> None:
-    contracts = [contract(name) for name in EVERY]
-    # Programs of a team's own are in the examples.
-    contracts += [
-        load_contract(path, path.name, Caps())
-        for path in sorted((ROOT / "examples").glob("*/contracts/*.yaml"))
-    ]
-    applied = {mutant.name for mutant in plan(contracts) if mutant.fault is not None}
+    mutants = plan([contract(name) for name in EVERY])
+    applied = {mutant.name for mutant in mutants if mutant.fault is not None}
     assert applied == {form.model_fields["fault"].annotation.__args__[0] for form in FAULTS}
 
 
@@ -64,6 +62,26 @@ def test_each_check_of_each_gate_is_the_target_of_a_falsifier(name: str) -> None
     assert not unaimed
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_without_any_one_check_a_falsifier_of_its_gate_no_longer_stands(name: str) -> None:
+    """Each check is taken out of its gate in turn, and the contract is loaded without it."""
+    declared = yaml.safe_load((ROOT / "contracts" / f"{name}.yaml").read_text(encoding="utf-8"))
+    for gate in declared["gates"]:
+        bound = [one for one in declared["falsification_tests"] if one["binds_to"] == gate["id"]]
+        bare = {key: gate[key] for key in gate.keys() - {"checks", "verdict_basis"}}
+
+        def load(checks: list[Any], bare: Any = bare, bound: Any = bound) -> Contract:
+            less = {**bare, **({"checks": checks} if checks else {})}
+            whole = declared | {"gates": [less], "falsification_tests": bound}
+            return contract_from(yaml.safe_dump(whole, sort_keys=False), name, Caps())
+
+        assert load(gate["checks"]).gates[0].id == gate["id"]
+        for index in range(len(gate["checks"])):
+            rest = [one for at, one in enumerate(gate["checks"]) if at != index]
+            with pytest.raises(ContractError, match=r"the gate has|has no checks to turn red"):
+                load(rest)
+
+
 def test_verdicts_turn_at_their_limits_in_every_contract() -> None:
     found = []
     for name in EVERY:
@@ -73,6 +91,7 @@ def test_verdicts_turn_at_their_limits_in_every_contract() -> None:
     assert {Verdict.PASS, Verdict.FAIL} <= {proof.found for proof in found}
     numeric = {"budget", "bounded", "descent", "fact", "exit_status", "equal_runs", "memory"}
     numeric |= {"ratio_of_runs", "monotone", "event", "anatomy", "layer_statistics", "schedule"}
+    numeric |= {"residency", "artifacts", "trace_spike", "trace_parity", "equal_ranks"}
     assert numeric <= {one.check for one in found}
 
 
@@ -232,3 +251,33 @@ def test_prose_falsifiers_that_name_no_gate_load(project: Project) -> None:
     )
     path.write_text(text, encoding="utf-8")
     assert project.run("--collect-only").ret == pytest.ExitCode.OK
+
+
+BOUNDED = "{kind: bounded, metric: train_loss, below: 6.5}"
+
+
+def test_mutants_are_tried_two_at_a_time_and_a_second_call_tries_none_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeing = BLIND.replace("{kind: descent, slope_below: .inf, start_tolerance: null}", BOUNDED)
+    seeing = seeing.replace("check: descent", "check: bounded")
+    project.contract(seeing.replace("frozen_weights", "loss_spike, step: 3"))
+    on_gpu = BLIND.replace("C-BLIND", "C-GPU").replace("BLIND", "ON-GPU").replace("cpu", "cuda")
+    project.contract(on_gpu, "gpu.yaml")
+    from pytest_gates.cli import main
+
+    monkeypatch.chdir(project.root)
+    faults = [word for name in ("loss_spike", "nan_step") for word in ("--fault", name)]
+    assert main(["mutate", "contracts", *faults, "--jobs", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "score: 2 of 2 faults caught (100.0 %)" in said
+    assert "blocked 2 mutants of 1 gates: no NVIDIA GPU on this machine" in said
+    assert said.rstrip().splitlines()[-1].endswith(": GATE-ON-GPU")
+    # One clean control, whichever process was first, and a sabotaged run for each fault.
+    runs = list((project.root / ".pytest_gates" / "evidence").glob("*/manifest.json"))
+    assert len(runs) == 3
+    for one in runs:
+        one.unlink()
+    assert main(["mutate", "contracts", *faults]) == 0
+    assert "score: 2 of 2" in capsys.readouterr().out
+    assert not list((project.root / ".pytest_gates" / "evidence").glob("*/manifest.json"))

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from training import TINY, Train
 
 from pytest_gates.model.config import PretrainRun
+from pytest_gates.model.seams import Seams
 from pytest_gates.model.telemetry import RunRefusedError
 
 EPOCHS = {"steps": 8, "validate_every": 2}
@@ -56,6 +57,12 @@ def test_a_real_end_of_the_data_halts_too(train: Train) -> None:
     said, error = train.ended(data=data, steps=8, on_data_end="halt")
     assert error.status == "STREAM_EXHAUSTED"
     assert len(said.steps) == 2
+
+
+def test_a_validation_that_finds_nan_is_divergence_and_no_stimulus(train: Train) -> None:
+    said, error = train.ended(Seams(validation_loss=lambda loss: loss * math.nan), steps=4)
+    assert error.status == "DIVERGENCE"
+    assert said.events("stimulus_applied") == []
 
 
 @pytest.mark.parametrize(("times", "status"), [(2.5, "DIVERGENCE"), (2.0, None), (1.0, None)])

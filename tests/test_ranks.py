@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -135,14 +136,22 @@ def test_a_sharded_checkpoint_that_was_changed_is_refused(train: Any) -> None:
     whole = train(resume_from=source, **{**again, "parallel": "ddp"})
     assert whole.finished.status == "CONFIG_REFUSED"
     assert "sharded True" in (whole.finished.staging / "log.txt").read_text()
-    shard = source / "epoch-000.dcp" / "__1_0.distcp"
+    shards = sorted((source / "epoch-000.dcp").iterdir())
+    assert [shard.suffix for shard in shards] == [".safetensors"] * 2  # nothing to be unpickled
+    shard = shards[1]
+    listed = "".join(
+        f"{hashlib.sha256(one.read_bytes()).hexdigest()}  {one.parent.name}/{one.name}\n"
+        for one in sorted((source / "epoch-000.optimizer.dcp").iterdir())
+    )
+    said = json.loads((source / "epoch-000.metadata.json").read_text())
+    assert said["optimizer_state_sha256"] == hashlib.sha256(listed.encode()).hexdigest()
     written = bytearray(shard.read_bytes())
     written[len(written) // 2] ^= 1
     shard.write_bytes(written)
     changed = train(resume_from=source, **again)
     assert changed.finished.status == "CONFIG_REFUSED"
     log = (changed.finished.staging / "log.txt").read_text()
-    assert "epoch-000.dcp/__1_0.distcp: SHA-256 is" in log
+    assert f"epoch-000.dcp/{shard.name}: SHA-256 is" in log
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])

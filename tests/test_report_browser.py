@@ -8,6 +8,7 @@ import subprocess
 import zlib
 from pathlib import Path
 
+import comparisons
 import pytest
 from project import RECORDED, Project
 
@@ -118,3 +119,38 @@ def _pixels(png: bytes) -> bytes:
             data += png[at + 8 : at + 8 + size]
         at += size + 12
     return zlib.decompress(data)
+
+
+def test_no_letter_of_a_comparison_is_cut_in_light_or_dark(report: Path) -> None:
+    drawn = [
+        *comparisons.ratios({"below": 0.55}),
+        *comparisons.side_by_side(
+            {"of": ["strict", "other-seed-than-that"], "expect": "differ"},
+            strict=(comparisons.falling(),),
+            **{"other-seed-than-that": (comparisons.falling(by=0.04),)},
+        ),
+        *comparisons.memory(),
+        *comparisons.anatomy(),
+    ]
+    figures = "".join(f"<figure>{one.svg}</figure>" for one in drawn)
+    text = report.read_text(encoding="utf-8")
+    script = """
+      const cut = [];
+      for (const chart of document.querySelectorAll('figure svg.chart')) {
+        const frame = chart.getBoundingClientRect();
+        for (const text of chart.querySelectorAll('text')) {
+          const box = text.getBoundingClientRect();
+          if (box.left < frame.left - 1 || box.right > frame.right + 1 ||
+              box.top < frame.top - 1 || box.bottom > frame.bottom + 1) cut.push(text.textContent);
+        }
+      }
+      const count = document.querySelectorAll('figure svg.chart').length;
+      document.title = JSON.stringify([count, cut]);
+    """
+    for scheme in ("(prefers-color-scheme: dark)", "screen"):
+        page = text.replace("(prefers-color-scheme: dark)", scheme)
+        report.write_text(page.replace("</body>", f"{figures}</body>"), encoding="utf-8")
+        assert _with_probe(report, script) == "[5,[]]"
+        png = report.with_suffix(".png")
+        _browse(report, "--window-size=1000,3000", f"--screenshot={png}")
+        assert len(set(_pixels(png.read_bytes()))) > 50

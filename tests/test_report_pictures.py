@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from xml.etree import ElementTree
 
+import comparisons
 import pytest
 from builders import evidence, pretrain_run, steps_series
 
@@ -84,3 +85,58 @@ def test_a_trace_is_a_heat_map_of_what_the_check_compares(
     slots = Series({"layer": (0.0, 1.0), "slot": ("q", "q"), metric: (1e-7, 3e-7)})
     (picture,) = drawn(check, evidence(slots=slots))
     assert picture.title == f"{metric} by layer and slot"
+
+
+def test_ratios_are_drawn_pair_by_pair_with_limit_interval_and_distribution() -> None:
+    (picture,) = comparisons.ratios({"below": 0.55})
+    assert picture.title == "Ratio of wall_ms by step, and its distribution over steps 20 to 99"
+    assert picture.caption == (
+        "Each point is a pair of neighbours; the line is the upper limit, the band the interval of "
+        "the median. Pairs outside the window that lie beyond the picture: 2."
+    )
+    assert "limit 0.55" in picture.svg
+    assert picture.found == "as it was judged"
+    (above,) = comparisons.ratios({"above": 0.2})
+    assert "the lower limit" in above.caption
+
+
+def test_runs_that_say_the_same_are_a_level_difference_over_one_line() -> None:
+    both = (comparisons.falling(), comparisons.falling(id="1" * 64))
+    (picture,) = comparisons.side_by_side({"of": {"run": "a", "repeat": 2}}, a=both)
+    assert picture.title == (
+        "train_loss of execution 1 and execution 2 by step, and their difference"
+    )
+    assert picture.caption == "At each of 100 steps execution 1 and execution 2 say the same."
+    assert "difference to execution 1" in picture.svg
+
+
+def test_runs_that_differ_are_two_lines_and_where_they_differ_most() -> None:
+    sides = {"strict": (comparisons.falling(),), "other": (comparisons.falling(by=0.04),)}
+    said = {"of": ["strict", "other"], "expect": "differ", "metrics": ["train_loss", "param_hash"]}
+    (picture,) = comparisons.side_by_side(said, **sides)
+    assert picture.caption == (
+        "At 99 of 100 steps strict and other differ, most at step 99, by 0.99."
+    )
+    assert comparisons.side_by_side(said, strict=sides["strict"]) == []
+
+
+def test_memory_is_its_formula_above_what_was_measured_and_over_the_steps() -> None:
+    (picture,) = comparisons.memory()
+    assert picture.title == "Memory by the formula and as measured"
+    assert "rest of the peak" in picture.caption
+    assert "together 12393 MiB. Below, what the allocator held" in picture.caption
+    assert "memory_mib" in picture.svg
+    (without,) = comparisons.memory(device_resolved="cpu")
+    assert "activations" not in without.svg
+    assert "memory_mib" not in without.svg
+    assert comparisons.memory(residency_after=None) == []
+
+
+def test_parts_of_a_step_are_stacked_and_named_in_order() -> None:
+    (picture,) = comparisons.anatomy()
+    assert picture.caption == (
+        "From the bottom gap 1.0 %, data 0.5 %, forward 30.0 %, backward 60.0 %, clip 2.0 %, "
+        "optimizer 5.0 %; the tick is the step's wall time."
+    )
+    (many,) = comparisons.anatomy(80)
+    assert many.svg.count("<path") < 300

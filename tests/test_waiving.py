@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -91,3 +92,117 @@ def audited(
         return status, capsys.readouterr().out
 
     return run
+
+
+BOUND = """
+    falsification_tests:
+      - id: FALSIFY-MEDIAN
+        binds_to: GATE-MEDIAN
+        inject: {fault: planted_metric, metric: wall_ms, factor: %s}
+        expect: {verdict: fail, check: budget}
+"""
+TOLD = "waived until %s by ops: slow driver, bug 123"
+
+
+def falsified(project: Project, until: str, walls: list[float], factor: float = 10.0) -> Project:
+    project.steps("steps.jsonl", wall_ms=walls)
+    project.contract(RECORDED.replace("note: kept", WAIVER % until) + BOUND.lstrip("\n") % factor)
+    return project
+
+
+@pytest.mark.parametrize("mode", [(), ("--gates-strict",), ("--gates-replay",)])
+def test_a_falsifier_of_a_gate_that_is_waived_and_fails_is_waived_with_it(
+    project: Project, mode: tuple[str, ...]
+) -> None:
+    falsified(project, "2999-12-31", SLOW).run().assert_outcomes(xfailed=2)
+    html = "gates.html"
+    result = project.run("-v", "-rx", *mode, "--gates-report", html, "--gates-attest", "out.json")
+    result.assert_outcomes(xfailed=2)
+    assert result.ret == 0
+    reason = TOLD % "2999-12-31"
+    result.stdout.fnmatch_lines(
+        [
+            "*FALSIFY-MEDIAN SURVIVED WAIVED*",
+            "  FALSIFY-MEDIAN *SURVIVED WAIVED *without the attack the gate is fail*",
+            "waived with GATE-MEDIAN: FALSIFY-MEDIAN",
+            f"SURVIVED WAIVED *::FALSIFY-MEDIAN - {reason}",
+        ]
+    )
+    assert "SURVIVED WAIVED" in (project.root / html).read_text(encoding="utf-8")
+    warned = json.loads((project.root / "out.json").read_text(encoding="utf-8"))["predicate"]
+    assert warned["warnedTests"] == [
+        "contracts/claims.yaml::GATE-MEDIAN",
+        "contracts/claims.yaml::FALSIFY-MEDIAN",
+    ]
+
+
+def test_once_the_waiver_has_expired_the_falsifier_is_red_too(project: Project) -> None:
+    result = falsified(project, "2020-01-31", SLOW).run()
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*: FALSIFY-MEDIAN SURVIVED",
+            "  waiver * the waiver has expired: waived until 2020-01-31 by ops*",
+            "SURVIVED *::FALSIFY-MEDIAN - the waiver has expired*",
+        ]
+    )
+
+
+@pytest.mark.parametrize("factor", [0.5, 10.0])
+def test_beside_a_green_control_a_waiver_excuses_no_falsifier(
+    project: Project, factor: float
+) -> None:
+    result = falsified(project, "2999-12-31", QUICK, factor).run("-k", "FALSIFY")
+    survived = factor < 1
+    result.assert_outcomes(failed=int(survived), passed=int(not survived))
+    assert "WAIVED" not in result.stdout.str()
+
+
+def test_an_undecided_control_excuses_no_falsifier(project: Project) -> None:
+    undecided = [40.0 if index % 2 else 200.0 for index in range(30)]
+    result = falsified(project, "2999-12-31", undecided).run("-k", "FALSIFY")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*without the attack the gate is inconclusive*"])
+
+
+TRAINED = """
+    contract_id: C-TRAINED
+    runs:
+      small:
+        driver: pretrain
+        device: cpu
+        model: llama-1m
+        data: {corpus: python-stdlib}
+        seq_len: 16
+        batch_size: 2
+        steps: 4
+        validation_batches: 0
+        optimizer: {warmup_steps: 1}
+    gates:
+      - id: GATE-TRAINED
+        run: small
+        checks: [{kind: bounded, metric: train_loss, below: 1.0}]
+        waiver: {reason: "too few steps", owner: ops, until: 2999-12-31}
+        verdict: pending
+    falsification_tests:
+      - id: FALSIFY-TRAINED
+        binds_to: GATE-TRAINED
+        inject: {fault: loss_spike, step: 2}
+        expect: {verdict: fail, check: bounded}
+"""
+
+
+def test_a_run_beside_a_waived_control_is_recorded_and_listed_by_the_audit(
+    project: Project, audited: Callable[[], tuple[int, str]]
+) -> None:
+    project.contract(TRAINED)
+    project.run().assert_outcomes(xfailed=2)
+    project.run("--gates-replay").assert_outcomes(xfailed=2)
+    # Where only live results count, a known failure is still a known failure.
+    project.run("--gates-replay", "--gates-live").assert_outcomes(xfailed=2)
+    found, text = audited()
+    assert found == 0
+    assert "PG504 C-TRAINED::FALSIFY-TRAINED: record " in text
+    path = project.contracts / "claims.yaml"
+    path.write_text(path.read_text(encoding="utf-8").replace("2999", "2020"), encoding="utf-8")
+    project.run("--gates-replay").assert_outcomes(failed=2)

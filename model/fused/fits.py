@@ -11,6 +11,8 @@ from pytest_gates.model.config import NonFinite, PretrainRun
 from pytest_gates.model.seams import Seams
 
 HOPPER = (9, 0)
+HEAD_DIMS = (16, 32, 64, 128)
+"""Tiles of other widths are beyond a matrix unit or a multiprocessor's shared memory."""
 
 
 def why_eager(run: PretrainRun, device: torch.device, seams: Seams) -> str | None:
@@ -29,11 +31,12 @@ def why_eager(run: PretrainRun, device: torch.device, seams: Seams) -> str | Non
         "tied weights": a.tied,
         "biases": a.attention_bias,
         "widths are no powers of two": any(n & (n - 1) for n in (a.hidden, a.heads, a.kv_heads)),
+        f"heads of {a.head_dim}": a.head_dim not in HEAD_DIMS,
     }
     found = next((reason for reason, holds in reasons.items() if holds), None)
     if found is not None:
         return found
     if importlib.util.find_spec("triton") is None:
         return "triton is not there"
-    # cuDNN's attention for grouped queries, and the bf16 kernels, are proven on Hopper alone.
+    # The kernels are proven on Hopper alone.
     return None if torch.cuda.get_device_capability(device) >= HOPPER else "older than Hopper"

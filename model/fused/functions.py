@@ -7,15 +7,21 @@ autograd would take every write into that storage for a change of all its views.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from pytest_gates.model.fused import kernels
+from pytest_gates.model.fused import attention_kernels, kernels
 
 aten = torch.ops.aten
+_LOG2_E = math.log2(math.e)
+ROWS = 64
+"""Rows of a tile of attention."""
+FILLED = 512
+"""So many programs fill a GPU; with fewer, heads that share keys are not left to one program."""
 TILE = 8
 """Rows that the norm's backward pass has in flight at once."""
 FEW_ROWS = 4096
@@ -42,44 +48,58 @@ class Linear(Function):
         return dy @ ctx.weight, None, None
 
 
-class AddNorm(Function):
-    """residual = x + delta; normed = RMSNorm(residual): N C, N C -> N C, N C.
+class AddLinear(Function):
+    """y = residual + x W^T, rounded once: N OUT, N IN -> N OUT."""
 
-    The weight's gradient is left in `partials` (P C), a row a program of the backward kernel: one
-    sum at the end of the step serves all norms.
+    @staticmethod
+    def forward(ctx: Any, residual: Tensor, x: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
+        """Save the input for the weight's gradient."""
+        ctx.save_for_backward(x)
+        ctx.weight, ctx.gradient = weight, gradient
+        return torch.addmm(residual, x, weight.t())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """Both products; the residual's gradient is what came in."""
+        (x,), dy = ctx.saved_tensors, grads[0]
+        torch.mm(dy.t(), x, out=ctx.gradient)
+        return dy, dy @ ctx.weight, None, None
+
+
+class Norm(Function):
+    """RMSNorm, and the rows as they came: N C -> N C, N C.
+
+    Both in one function, so that one pass backward adds up the gradients of both. The weight's
+    gradient is left in `partials` (P C), a row a program of the backward kernel: one sum at the
+    end of the step serves all norms.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, delta: Tensor | None, weight: Tensor, partials: Tensor, eps: float
+        ctx: Any, x: Tensor, weight: Tensor, partials: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
         """One pass over the rows."""
         rows, width = x.shape
-        add = delta is not None
-        residual = torch.empty_like(x) if add else x
         normed, rstd = torch.empty_like(x), torch.empty(rows, device=x.device)
-        kernels.add_norm_forward[(rows,)](
-            x, delta if add else x, weight, residual, normed, rstd, eps, width, add, num_warps=4
-        )
-        ctx.save_for_backward(residual, rstd)
-        ctx.weight, ctx.partials, ctx.add = weight, partials, add
-        return residual, normed
+        kernels.norm_forward[(rows,)](x, weight, normed, rstd, eps, width, num_warps=4)
+        ctx.save_for_backward(x, rstd)
+        ctx.weight, ctx.partials = weight, partials
+        ctx.set_materialize_grads(False)  # the last norm's rows go nowhere
+        return x, normed
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """One pass over the rows."""
-        grad_residual, grad_normed = grads
-        residual, rstd = ctx.saved_tensors
-        rows, width = residual.shape
-        programs = ctx.partials.shape[0]
-        grad_x = torch.empty_like(residual)
-        add = grad_residual is not None
-        kernels.add_norm_backward[(programs,)](
-            grad_normed, residual, ctx.weight, rstd, grad_residual if add else grad_normed, grad_x,
-            ctx.partials, rows, width, _norm_rows(rows), TILE, add,
-            num_warps=4,
+        grad_x, grad_normed = grads
+        x, rstd = ctx.saved_tensors
+        rows, width = x.shape
+        out = torch.empty_like(x)
+        add = grad_x is not None
+        kernels.norm_backward[(ctx.partials.shape[0],)](
+            grad_normed, x, ctx.weight, rstd, grad_x if add else grad_normed, out, ctx.partials,
+            rows, width, _norm_rows(rows), TILE, add, num_warps=4,
         )  # fmt: skip
-        return grad_x, (grad_x if ctx.add else None), None, None, None
+        return out, None, None, None
 
 
 def _norm_rows(rows: int) -> int:
@@ -95,81 +115,48 @@ Shape = tuple[int, int, int, int, int]
 """B, T, H, K, D."""
 
 
-def _rotated(qkv: Tensor, cos: Tensor, sin: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
-    """Rotate q and k in place; q, k and v as B H T D, B K T D and B K T D."""
-    B, T, H, K, D = shape
-    heads, width = H + K, (H + 2 * K) * D
-    block = 1 << (heads - 1).bit_length()
-    kernels.rotate_heads[(B * T,)](qkv, cos, sin, T, heads, width, D, block, num_warps=2)
-    parts = qkv.view(B, T, H + 2 * K, D).split((H, K, K), dim=2)
-    q, k, v = (part.transpose(1, 2) for part in parts)
-    return q, k, v
-
-
-def _packed(grads: tuple[Tensor, ...], cos: Tensor, sin: Tensor, shape: Shape) -> Tensor:
-    """Gradients of q, k (rotated back) and v side by side: N (H + 2 K) D."""
-    B, T, H, K, D = shape
-    packed = torch.empty(B * T, (H + 2 * K) * D, dtype=grads[0].dtype, device=grads[0].device)
-    strides = [part.stride(axis) for part in grads for axis in (0, 2, 1)]
-    kernels.pack_gradients[(B * T,)](*grads, packed, cos, sin, T, *strides, H, K, D, num_warps=2)
-    return packed
-
-
-class CudnnAttention(Function):
-    """Rotate q and k in place and attend causally: N (H + 2 K) D -> N H D.
-
-    The fastest there is on Hopper; its backward pass adds up in an order of its own each time.
-    """
+class Attention(Function):
+    """Rotate q and k in place and attend causally: N (H + 2 K) D -> N H D."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, shape: Shape) -> Tensor:
-        """Keep what the backward pass asks for."""
-        q, k, v = _rotated(qkv, cos, sin, shape)
-        out, lse, cq, ck, max_q, max_k, seed, offset, _ = aten._scaled_dot_product_cudnn_attention(
-            q, k, v, None, True, 0.0, True, False
-        )
-        ctx.save_for_backward(q, k, v, out, lse, seed, offset, cos, sin)
-        ctx.shape, ctx.rest = shape, (cq, ck, max_q, max_k)
-        B, T, H, _, D = shape
-        return out.transpose(1, 2).reshape(B * T, H * D)  # type: ignore[no-any-return]
+        """Keep the rotated rows, the result, and a number a row."""
+        B, T, H, K, D = shape
+        block = 1 << (H + K - 1).bit_length()
+        kernels.rotate_heads[(B * T,)](qkv, cos, sin, T, H + K, qkv.shape[1], D, block, num_warps=2)
+        out = torch.empty(B * T, H * D, dtype=qkv.dtype, device=qkv.device)
+        lse = torch.empty(B, H, T, device=qkv.device)
+        attention_kernels.attention_forward[(-(-T // ROWS), B * H)](
+            qkv, out, lse, T, _LOG2_E / math.sqrt(D), H, K, D, ROWS, ROWS, T % ROWS == 0,
+            num_warps=4, num_stages=3,
+        )  # fmt: skip
+        # Not as attributes: a result that its own function holds is freed by the collector alone.
+        ctx.save_for_backward(qkv, out, lse, cos, sin)
+        ctx.shape = shape
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        """The backward pass of cuDNN, then all three gradients packed in one pass."""
-        B, T, H, _, D = ctx.shape
-        q, k, v, out, lse, seed, offset, cos, sin = ctx.saved_tensors
-        dy = grads[0].view(B, T, H, D).transpose(1, 2)
-        found = aten._scaled_dot_product_cudnn_attention_backward(
-            dy, q, k, v, out, lse, seed, offset, None, *ctx.rest, 0.0, True
-        )
-        return _packed(found, cos, sin, ctx.shape), None, None, None
-
-
-class FlashAttention(Function):
-    """The same by flash attention (arXiv:2307.08691), which has a deterministic backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, shape: Shape) -> Tensor:
-        """Keep what the backward pass asks for."""
-        q, k, v = _rotated(qkv, cos, sin, shape)
-        out, lse, cq, ck, max_q, max_k, seed, offset, _ = aten._scaled_dot_product_flash_attention(
-            q, k, v, 0.0, True, False
-        )
-        ctx.save_for_backward(q, k, v, out, lse, seed, offset, cos, sin)
-        ctx.shape, ctx.rest = shape, (cq, ck, max_q, max_k)
-        B, T, H, _, D = shape
-        return out.transpose(1, 2).reshape(B * T, H * D)  # type: ignore[no-any-return]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        """Deterministic where torch is told to be; then the gradients packed in one pass."""
-        B, T, H, _, D = ctx.shape
-        q, k, v, out, lse, seed, offset, cos, sin = ctx.saved_tensors
-        dy = grads[0].view(B, T, H, D).transpose(1, 2)
-        found = aten._scaled_dot_product_flash_attention_backward(
-            dy, q, k, v, out, lse, *ctx.rest, 0.0, True, seed, offset
-        )
-        return _packed(found, cos, sin, ctx.shape), None, None, None
+        """Gradients of q and k (rotated back) and v side by side, as `qkv` holds them."""
+        (qkv, out, lse, cos, sin), (B, T, H, K, D) = ctx.saved_tensors, ctx.shape
+        packed, deltas = torch.empty_like(qkv), torch.empty_like(lse)
+        root, whole, blocks = 1 / math.sqrt(D), T % ROWS == 0, -(-T // ROWS)
+        scale = _LOG2_E * root
+        attention_kernels.attention_backward_queries[(blocks, B * H)](
+            qkv, out, grads[0], lse, deltas, packed, cos, sin, T, scale, root, H, K, D, ROWS, ROWS,
+            whole, num_warps=4, num_stages=2,
+        )  # fmt: skip
+        split, rows = (1, ROWS // 2) if blocks * B * K >= FILLED else (H // K, ROWS)
+        parts = torch.empty(split, 2, B, T, K, D, device=qkv.device) if split > 1 else lse
+        attention_kernels.attention_backward_keys[(blocks, B * K * split)](
+            qkv, grads[0], lse, deltas, packed, parts, cos, sin, T, scale, root, H, K, D, rows,
+            ROWS, split, whole, num_warps=4, num_stages=2 if split > 1 else 3, maxnreg=168,
+        )  # fmt: skip
+        if split > 1:
+            attention_kernels.sum_key_gradients[(2 * blocks, B * K)](
+                parts, packed, cos, sin, T, B * T * K * D, H, K, D, split, ROWS // 2
+            )
+        return packed, None, None, None
 
 
 class SwiGlu(Function):

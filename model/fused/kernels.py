@@ -9,18 +9,12 @@ import triton.language as tl
 
 
 @triton.jit
-def add_norm_forward(x, delta, weight, residual, normed, rstd, eps, C: tl.constexpr,
-                     ADD: tl.constexpr):  # fmt: skip
-    """A row a program: residual = x + delta, normed = RMSNorm(residual) (arXiv:1910.07467)."""
+def norm_forward(x, weight, normed, rstd, eps, C: tl.constexpr):
+    """A row a program: RMSNorm (arXiv:1910.07467)."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, C)
     at = row * C + column
     value = tl.load(x + at).to(tl.float32)
-    if ADD:
-        value += tl.load(delta + at).to(tl.float32)
-        rounded = value.to(tl.bfloat16)
-        tl.store(residual + at, rounded)
-        value = rounded.to(tl.float32)
     scale = tl.rsqrt(tl.sum(value * value, 0) / C + eps)
     tl.store(rstd + row, scale)
     gain = tl.load(weight + column).to(tl.float32)
@@ -28,9 +22,8 @@ def add_norm_forward(x, delta, weight, residual, normed, rstd, eps, C: tl.conste
 
 
 @triton.jit
-def add_norm_backward(grad_normed, residual, weight, rstd, grad_residual, grad_x, partial, N,
-                      C: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
-                      ADD: tl.constexpr):  # fmt: skip
+def norm_backward(grad_normed, x, weight, rstd, grad_x, out, partial, N, C: tl.constexpr,
+                  ROWS: tl.constexpr, TILE: tl.constexpr, ADD: tl.constexpr):  # fmt: skip
     """ROWS rows a program, TILE at once; the weight's gradient is left as one sum a program."""
     program = tl.program_id(0)
     column = tl.arange(0, C)[None, :]
@@ -41,15 +34,15 @@ def add_norm_backward(grad_normed, residual, weight, rstd, grad_residual, grad_x
         inside = row < N
         at = row.to(tl.int64) * C + column
         gradient = tl.load(grad_normed + at, mask=inside, other=0.0).to(tl.float32)
-        value = tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+        value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
         scale = tl.load(rstd + row, mask=inside, other=0.0)
         unit = value * scale
         total += gradient * unit
         through = gradient * gain
-        out = scale * (through - unit * (tl.sum(through * unit, 1, keep_dims=True) / C))
+        result = scale * (through - unit * (tl.sum(through * unit, 1, keep_dims=True) / C))
         if ADD:
-            out += tl.load(grad_residual + at, mask=inside, other=0.0).to(tl.float32)
-        tl.store(grad_x + at, out.to(tl.bfloat16), mask=inside)
+            result += tl.load(grad_x + at, mask=inside, other=0.0).to(tl.float32)
+        tl.store(out + at, result.to(tl.bfloat16), mask=inside)
     tl.store(partial + program * C + tl.arange(0, C), tl.sum(total, 0))
 
 
@@ -69,38 +62,6 @@ def rotate_heads(qkv, cos, sin, T, HEADS: tl.constexpr, WIDTH: tl.constexpr, D: 
     s = tl.load(sin + time * (D // 2) + pair)
     tl.store(at, (left * c - right * s).to(tl.bfloat16), mask=inside)
     tl.store(at + D // 2, (right * c + left * s).to(tl.bfloat16), mask=inside)
-
-
-@triton.jit
-def _unrotate(source, target, cosine, sine, D: tl.constexpr):
-    left = tl.load(source).to(tl.float32)
-    right = tl.load(source + D // 2).to(tl.float32)
-    tl.store(target, (left * cosine + right * sine).to(tl.bfloat16))
-    tl.store(target + D // 2, (right * cosine - left * sine).to(tl.bfloat16))
-
-
-@triton.jit
-def pack_gradients(dq, dk, dv, packed, cos, sin, T, q_batch, q_time, q_head, k_batch, k_time,
-                   k_head, v_batch, v_time, v_head, H: tl.constexpr, K: tl.constexpr,
-                   D: tl.constexpr):  # fmt: skip
-    """A row a program: gradients of q, k (rotated back) and v side by side, as qkv holds them."""
-    row = tl.program_id(0).to(tl.int64)
-    batch, time = row // T, row % T
-    pair = tl.arange(0, D // 2)[None, :]
-    c = tl.load(cos + time * (D // 2) + pair)
-    s = tl.load(sin + time * (D // 2) + pair)
-    out = packed + row * ((H + 2 * K) * D) + pair
-    query = tl.arange(0, H)[:, None]
-    _unrotate(
-        dq + batch * q_batch + time * q_time + query * q_head + pair, out + query * D, c, s, D
-    )
-    key = tl.arange(0, K)[:, None]
-    out += H * D
-    _unrotate(dk + batch * k_batch + time * k_time + key * k_head + pair, out + key * D, c, s, D)
-    out += K * D
-    source = dv + batch * v_batch + time * v_time + key * v_head + pair
-    tl.store(out + key * D, tl.load(source))
-    tl.store(out + key * D + D // 2, tl.load(source + D // 2))
 
 
 @triton.jit

@@ -5,18 +5,17 @@ from __future__ import annotations
 import torch
 import triton
 from torch import Tensor
-from torch.nn.attention import SDPBackend
 
 from pytest_gates.model.config import PretrainRun
 from pytest_gates.model.fused import kernels
 from pytest_gates.model.fused.checksum import checksum, row_weights
 from pytest_gates.model.fused.functions import (
-    AddNorm,
-    CudnnAttention,
+    AddLinear,
+    Attention,
     Embed,
-    FlashAttention,
     HeadLoss,
     Linear,
+    Norm,
     SwiGlu,
     norm_programs,
 )
@@ -38,15 +37,12 @@ class FusedStep:
     """
 
     poison: Tensor | None = None
+    attention: str | None = "TRITON_FLASH_ATTENTION"
 
     def __init__(self, run: PretrainRun, model: Transformer, device: torch.device) -> None:
         self.state = FusedState(run.architecture, device)
         self.state.load(model)
         self._settings = run.optimizer
-        # cuDNN's backward pass, which is faster, adds in another order each time.
-        self.attention: SDPBackend | None = (
-            SDPBackend.FLASH_ATTENTION if run.deterministic else SDPBackend.CUDNN_ATTENTION
-        )
         self.tokens = torch.zeros(run.batch_size, run.seq_len + 1, dtype=torch.int64, device=device)
         self.lr = torch.zeros((), device=device)
         self.unstable = torch.zeros((), device=device)
@@ -103,23 +99,21 @@ class FusedStep:
         a, w, g, p = self.state.architecture, self.state.w, self.state.g, self._partials
         B, T = tokens.shape[0], tokens.shape[1] - 1
         shape = (B, T, a.heads, a.kv_heads, a.head_dim)
-        attend = FlashAttention if self.attention is SDPBackend.FLASH_ATTENTION else CudnnAttention
         eps = float(a.norm_eps)
         # Made anew each time: a kept leaf would tie a capture to the stream it was first used on.
         anchor = torch.zeros((), device=tokens.device, requires_grad=True)
         x = Embed.apply(anchor, tokens[:, :-1].reshape(-1), w["embed"], g["embed"])  # N C
-        delta = None
         for layer in range(a.layers):
             at = f"{layer}."
-            x, y = AddNorm.apply(x, delta, w[at + "norm_1"], p[2 * layer], eps)
+            x, y = Norm.apply(x, w[at + "norm_1"], p[2 * layer], eps)
             y = Linear.apply(y, w[at + "qkv"], g[at + "qkv"])  # N (H + 2 K) D
-            y = attend.apply(y, self._cos, self._sin, shape)  # N C
-            delta = Linear.apply(y, w[at + "out"], g[at + "out"])  # N C
-            x, y = AddNorm.apply(x, delta, w[at + "norm_2"], p[2 * layer + 1], eps)
+            y = Attention.apply(y, self._cos, self._sin, shape)  # N C
+            x = AddLinear.apply(x, y, w[at + "out"], g[at + "out"])  # N C
+            x, y = Norm.apply(x, w[at + "norm_2"], p[2 * layer + 1], eps)
             y = Linear.apply(y, w[at + "gate_up"], g[at + "gate_up"])  # N 2F
             y = SwiGlu.apply(y)  # N F
-            delta = Linear.apply(y, w[at + "down"], g[at + "down"])  # N C
-        _, y = AddNorm.apply(x, delta, w["norm"], p[-1], eps)
+            x = AddLinear.apply(x, y, w[at + "down"], g[at + "down"])  # N C
+        _, y = Norm.apply(x, w["norm"], p[-1], eps)
         targets = tokens[:, 1:].reshape(-1)
         self._anchor = anchor
         return HeadLoss.apply(y, w["head"], g["head"], targets, a.vocab)  # type: ignore[no-any-return]

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
-from pytest_gates.model.checkpoint import Checkpointer
+from pytest_gates.model.checkpoint import Checkpointer, Trained
 from pytest_gates.model.clock import Clock
-from pytest_gates.model.moments import Moments
 from pytest_gates.model.parallel.group import Checkpoints, Forward
 from pytest_gates.model.parallel.ranks import Ranks
 from pytest_gates.model.seams import Seams
@@ -86,11 +85,13 @@ class Nothing:
 
     blocked_s = 0.0
 
-    def save(self, model: nn.Module, optimizer: Moments, metadata: Mapping[str, Any]) -> None:
+    def save(self, trained: Trained, metadata: Mapping[str, Any]) -> tuple[()]:
         """Another rank saves."""
+        return ()
 
-    def wait(self) -> None:
+    def wait(self) -> tuple[()]:
         """There is nothing to wait for."""
+        return ()
 
 
 def covered_ms(spans: Iterable[tuple[float, float]]) -> float:

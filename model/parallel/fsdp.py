@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from pytest_gates.model.census import whole
-from pytest_gates.model.moments import Moments
+from pytest_gates.model.checkpoint import Trained
 from pytest_gates.model.parallel import sharded
 from pytest_gates.model.parallel.group import Checkpoints, Forward
 from pytest_gates.model.parallel.ranks import Ranks
@@ -58,17 +58,10 @@ class FullyShardedDataParallel(Ranks):
 
     def checkpoints(self, folder: Path, device: torch.device, seams: Seams) -> Checkpoints:
         """See `Group.checkpoints`: each rank writes its shards."""
-        return sharded.ShardedCheckpointer(folder, device, self.rank, seams)
+        return sharded.ShardedCheckpointer(folder, self.rank, seams)
 
     def restore(
-        self,
-        folder: Path,
-        metadata: Mapping[str, Any],
-        model: nn.Module,
-        optimizer: Moments,
-        device: torch.device,
-        *,
-        seams: Seams,
+        self, folder: Path, metadata: Mapping[str, Any], into: Trained, seams: Seams
     ) -> int:
         """See `Group.restore`."""
-        return sharded.restore(folder, metadata, model, optimizer, device, seams=seams)
+        return sharded.restore(folder, metadata, into, seams)

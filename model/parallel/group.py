@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pytest_gates.model import checkpoint
-from pytest_gates.model.checkpoint import Checkpointer
+from pytest_gates.model.checkpoint import Checkpointer, Trained
 from pytest_gates.model.clock import Clock
-from pytest_gates.model.moments import Moments
 from pytest_gates.model.seams import Seams
 
 Forward = Callable[[Tensor], Tensor]
@@ -30,13 +29,11 @@ class Checkpoints(Protocol):
 
     blocked_s: float
 
-    def save(
-        self, model: nn.Module, optimizer: Moments, metadata: Mapping[str, Any]
-    ) -> dict[str, Any] | None:
-        """Begin to write; the metadata of a checkpoint that is finished by now."""
+    def save(self, trained: Trained, metadata: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+        """Begin to write; the metadata of those that were finished meanwhile."""
 
-    def wait(self) -> dict[str, Any] | None:
-        """Wait for the checkpoint that is being written; its metadata."""
+    def wait(self) -> tuple[dict[str, Any], ...]:
+        """Wait for those that are being written; their metadata."""
 
 
 class Group:
@@ -80,17 +77,10 @@ class Group:
         return Checkpointer(folder, device, seams)
 
     def restore(
-        self,
-        folder: Path,
-        metadata: Mapping[str, Any],
-        model: nn.Module,
-        optimizer: Moments,
-        device: torch.device,
-        *,
-        seams: Seams,
+        self, folder: Path, metadata: Mapping[str, Any], into: Trained, seams: Seams
     ) -> int:
         """Put a verified checkpoint's state into place; counts its tensors."""
-        return checkpoint.restore(folder, metadata, model, optimizer, device, seams=seams)
+        return checkpoint.restore(folder, metadata, into, seams)
 
     def facts(self, device: torch.device) -> Mapping[str, Any]:
         """What the group says of itself."""

@@ -106,6 +106,9 @@ _TABLE = (
     Code("PG502", "waiver needless", "A waived gate passes.", "remove the waiver"),
     Code("PG503", "waived", "A failure is tolerated until the day its waiver names.",
          "nothing until then", "note"),
+    Code("PG504", "falsifier waived with its gate",
+         "The gate fails without the fault too, so its falsifier could not be asked.",
+         "nothing until the gate is mended; then run the falsifier again", "note"),
 )  # fmt: skip
 
 CODES: dict[str, Code] = {code.code: code for code in _TABLE}

@@ -17,9 +17,9 @@ from pytest_gates.errors import (
     SwappedEvidenceError,
 )
 from pytest_gates.evidence import Evidence
-from pytest_gates.evidence_store import MANIFEST
 from pytest_gates.falsify import Pair, not_caught
 from pytest_gates.ledger import EvidenceRef, Record
+from pytest_gates.manifest import MANIFEST
 from pytest_gates.timeline import RECORDS
 from pytest_gates.verdict import EVALUATOR, EvidenceByRun, Judgement, judge
 
@@ -119,11 +119,15 @@ def _derived(
 
 def _caught(falsifier: Falsifier, record: Record, read: Reader) -> tuple[str, str] | None:
     """A falsifier that passed saw its gate red for the expected reason, and green beside it."""
-    assert falsifier.gate
-    if record.verdict is not Verdict.PASS:
+    gate = falsifier.gate
+    assert gate
+    if record.verdict is not Verdict.PASS and gate.waiver is None:
         return None
     pair = Pair(evidence_of(record, read, sabotaged=True), evidence_of(record, read))
-    sabotaged, control = judge(falsifier.gate, pair.sabotaged), judge(falsifier.gate, pair.control)
+    sabotaged, control = judge(gate, pair.sabotaged), judge(gate, pair.control)
+    if record.verdict is not Verdict.PASS:
+        waived = control.verdict is Verdict.FAIL
+        return ("PG504", f"record {record.sha[:12]}: {gate.waiver}") if waived else None
     reason = not_caught(falsifier, pair, sabotaged, control)
     if reason is None:
         return None

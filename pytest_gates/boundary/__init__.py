@@ -7,17 +7,31 @@ claims: judged right on planted evidence, not yet live. A gate that fails it get
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from pytest_gates.boundary.limits import Limit, tried
 from pytest_gates.boundary.of_a_run import OF_A_RUN
+from pytest_gates.boundary.of_artifacts import of_artifacts
+from pytest_gates.boundary.of_residency import of_residency
 from pytest_gates.boundary.of_runs import OF_RANKS, OF_RUNS
 from pytest_gates.boundary.of_traces import OF_TRACES
+from pytest_gates.boundary.of_training import OF_TRAINING
+from pytest_gates.checks.artifacts import Artifacts
 from pytest_gates.checks.base import Check, Verdict
+from pytest_gates.checks.residency import Residency
 from pytest_gates.contract.models import Gate, check_kind
+from pytest_gates.model.config import Run
 
-_OF_ONE = {**OF_A_RUN, **OF_RANKS, **OF_TRACES}
+_OF_ONE: dict[type, Callable[[Any, Run], Iterator[Limit]]] = {
+    **OF_A_RUN,
+    **OF_TRAINING,
+    **OF_RANKS,
+    **OF_TRACES,
+    Residency: of_residency,
+    Artifacts: of_artifacts,
+}
 PROVEN = frozenset({*_OF_ONE, *OF_RUNS})
 """The checks whose limits are tried."""
 

@@ -25,6 +25,10 @@ FEWEST = 40
 """Values of a series for a check that names no window."""
 
 
+GPU = "NVIDIA H200"
+"""A GPU whose ceiling is in the table."""
+
+
 def never(_: float) -> bool:
     """No value is undecided."""
     return False

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from pytest_gates.boundary.limits import (
     FEWEST,
+    GPU,
     Limit,
     at_least,
     at_most,
@@ -17,31 +17,24 @@ from pytest_gates.boundary.limits import (
     more,
     planted,
     series_of,
-    tried,
 )
 from pytest_gates.checks.anatomy import PARTS, Anatomy
 from pytest_gates.checks.base import Verdict
 from pytest_gates.checks.bounds import Bounded
 from pytest_gates.checks.budget import Budget
 from pytest_gates.checks.ceilings import device_flops
-from pytest_gates.checks.declared import shape_of
-from pytest_gates.checks.descent import Descent
 from pytest_gates.checks.fact import Fact
 from pytest_gates.checks.layer_statistics import LayerStatistics
 from pytest_gates.checks.memory import Memory
 from pytest_gates.checks.monotone import Monotone
-from pytest_gates.checks.schedule import Schedule
 from pytest_gates.checks.status import EventCheck, ExitStatus
 from pytest_gates.evidence import Event, Evidence, Gpu, HostInfo, Series
 from pytest_gates.model.config import PretrainRun, Run
 from pytest_gates.model.memory import memory_estimate
-from pytest_gates.model.schedule import learning_rate
 from pytest_gates.model.telemetry import METRICS
 
 MS = 1000.0
 MIB = 2**20
-GPU = "NVIDIA H200"
-"""A GPU whose ceiling is in the table."""
 
 
 def _of_exit(check: ExitStatus, run: Run) -> Iterator[Limit]:
@@ -104,6 +97,13 @@ def _of_fact(check: Fact, run: Run) -> Iterator[Limit]:
     def judged(one: Fact, value: float) -> Verdict:
         return one.evaluate(planted(run, facts={check.fact: value})).verdict
 
+    for wanted in (check.equals, *(check.one_of or ())):
+        if isinstance(wanted, int | float) and not isinstance(wanted, bool):
+            one = check.model_copy(update={"equals": wanted, "one_of": None})
+            yield Limit(
+                f"equals {wanted}", float(wanted), lambda value, wanted=wanted: value == wanted,  # type: ignore[misc]  # bound at once
+                partial(judged, one),
+            )  # fmt: skip
     for key, passes in (("at_least", at_least), ("at_most", at_most)):
         limit = getattr(check, key)
         if limit is not None:
@@ -112,48 +112,6 @@ def _of_fact(check: Fact, run: Run) -> Iterator[Limit]:
                 f"{key} {limit}", float(limit), partial(passes, float(limit)),
                 partial(judged, alone),
             )  # fmt: skip
-
-
-def _of_descent(check: Descent, run: Run) -> Iterator[Limit]:
-    """The slope cannot be planted to an ulp, so the limit is moved around what was measured."""
-    # Neither is proven here, and without them many gates have the same check.
-    bare = check.model_copy(update={"drop": None, "start_tolerance": None})
-    slopes = _slopes(bare, run)
-    yield Limit("slope_below", slopes.measured, partial(more, slopes.measured), slopes.judged)
-
-
-@dataclass(frozen=True)
-class _Slopes:
-    """How a check judges one planted slope when its limit is moved around that."""
-
-    measured: float
-    verdicts: Mapping[str, Verdict]
-
-    def judged(self, limit: float) -> Verdict:
-        return self.verdicts[repr(limit)]
-
-
-@lru_cache(maxsize=1024)
-def _slopes(bare: Descent, run: Run) -> _Slopes:
-    first, last = bare.steps or (0, (shape_of(run).steps or FEWEST) - 1)
-    count = last - first + 1
-
-    def falling(by: float) -> Evidence:
-        losses = tuple([-by * index for index in range(count)])
-        columns = {**series_of(bare.metric, losses, first).columns, "wall_ms": (1e12,) * count}
-        host = HostInfo(gpu=Gpu("NVIDIA H200", None, None), cpu_flops=1e12)
-        return planted(run, steps=Series(columns), host=host)
-
-    steady = falling(1.0)
-    measured = bare.evaluate(steady).value
-    assert measured is not None
-
-    def at_slope(limit: float) -> Verdict:
-        if math.isnan(limit):
-            return bare.evaluate(falling(math.nan)).verdict
-        return bare.model_copy(update={"slope_below": limit}).evaluate(steady).verdict
-
-    return _Slopes(measured, {repr(limit): at_slope(limit) for limit in tried(measured)})
 
 
 def _of_monotone(check: Monotone, run: Run) -> Iterator[Limit]:
@@ -324,32 +282,9 @@ def _of_statistics(check: LayerStatistics, run: Run) -> Iterator[Limit]:
         )  # fmt: skip
 
 
-def _of_schedule(check: Schedule, run: Run) -> Iterator[Limit]:
-    """A rate cannot be planted to an ulp of a difference, so the tolerance is moved around it."""
-    assert isinstance(run, PretrainRun), "refused when the contract was loaded"
-    first, last = check.steps or (0, run.steps - 1)
-    bare = check.model_copy(update={"warmup_at_most": None, "last_at_most": None})
-    rates = [learning_rate(step, run.steps, run.optimizer) for step in range(first, last + 1)]
-
-    def told(rate: float) -> Evidence:
-        return planted(run, steps=series_of("lr", [rate, *rates[1:]], first), status="DIVERGENCE")
-
-    off = rates[0] * 1.001
-    measured = bare.model_copy(update={"tolerance": 1.0}).evaluate(told(off)).value
-    assert measured is not None
-
-    def judged(tolerance: float) -> Verdict:
-        if math.isnan(tolerance):
-            return bare.evaluate(told(math.nan)).verdict
-        return bare.model_copy(update={"tolerance": tolerance}).evaluate(told(off)).verdict
-
-    yield Limit("tolerance", measured, partial(at_least, measured), judged)
-
-
 OF_A_RUN: dict[type, Callable[[Any, Run], Iterator[Limit]]] = {
     Budget: _of_budget,
     Bounded: _of_bounds,
-    Descent: _of_descent,
     Fact: _of_fact,
     ExitStatus: _of_exit,
     Monotone: _of_monotone,
@@ -357,6 +292,5 @@ OF_A_RUN: dict[type, Callable[[Any, Run], Iterator[Limit]]] = {
     Memory: _of_memory,
     Anatomy: _of_anatomy,
     LayerStatistics: _of_statistics,
-    Schedule: _of_schedule,
 }
 """Limits of a check over a run, by the check's class."""

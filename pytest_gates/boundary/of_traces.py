@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from pytest_gates.boundary.limits import Limit, at_most, planted
+from pytest_gates.boundary.limits import Limit, at_most, more, planted
 from pytest_gates.checks.base import Verdict
 from pytest_gates.checks.tolerances import GRADIENT, OWN_ERROR
 from pytest_gates.checks.trace_parity import TraceParity
@@ -31,10 +31,30 @@ def _of_spike(check: TraceSpike, run: Run) -> Iterator[Limit]:
         }
         return check.evaluate(planted(run, slots=Series(columns))).verdict
 
+    yield from _of_deviations(check, run)
     ratio = float(check.ratio)
     yield Limit(
         f"ratio {ratio:g}", ratio, lambda value: math.isfinite(value) and value < ratio, judged
     )
+
+
+def _of_deviations(check: TraceSpike, run: Run) -> Iterator[Limit]:
+    """Deviations cannot be planted to an ulp, so their limit is moved around what was measured.
+
+    Layers that are all 100 have a spread of 1, so the last one lies 64 deviations off.
+    """
+    rest, last, measured = 100.0, 164.0, 64.0
+
+    def judged(limit: float) -> Verdict:
+        columns: dict[str, tuple[Any, ...]] = {
+            "layer": tuple(map(float, range(LAYERS))),
+            "slot": ("ffn_out",) * LAYERS,
+            check.statistic: (*[rest] * (LAYERS - 1), math.nan if math.isnan(limit) else last),
+        }
+        moved = check.model_copy(update={"ratio": 0.0, "deviations": limit})
+        return moved.evaluate(planted(run, slots=Series(columns))).verdict
+
+    yield Limit("deviations", measured, partial(more, measured), judged)
 
 
 def _of_parity(check: TraceParity, run: Run) -> Iterator[Limit]:

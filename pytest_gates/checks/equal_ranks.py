@@ -85,17 +85,12 @@ class EqualRanks(RunCheck):
         if silent and self.metrics:
             text = f"no steps of rank {several([str(rank) for rank in silent])}"
             return self._outcome(Verdict.INCONCLUSIVE, text + ended(evidence), None)
-        compare = self._comparison()
-        pairs = list(combinations(numbers, 2))
-        compared = [compare.compare(*map(evidence.of_rank, pair)) for pair in pairs]
-        found = [differences for differences, _ in compared]
-        gaps = [gap for _, gap in compared if gap is not None]
-        verdict, text = compare.decide(found, gaps)
-        firsts = [f"ranks {a} and {b}: {one[0].place}, {one[0].values}"
-                  for (a, b), one in zip(pairs, found, strict=True) if one]  # fmt: skip
-        shown = f"{text}; {firsts[0]}" if firsts and verdict is not Verdict.PASS else text
-        count = sum(map(len, found))
-        return self._outcome(verdict, shown + ended(evidence), count, tuple(firsts))
+        pairs = [(f"ranks {a} and {b}", evidence.of_rank(a), evidence.of_rank(b))
+                 for a, b in combinations(numbers, 2)]  # fmt: skip
+        found = self._comparison().compare_all(pairs)
+        worth_showing = found.firsts and found.verdict is not Verdict.PASS
+        shown = f"{found.text}; {found.firsts[0]}" if worth_showing else found.text
+        return self._outcome(found.verdict, shown + ended(evidence), found.count, found.firsts)
 
     def _comparison(self) -> EqualRuns:
         """How two of them are compared: as two runs are."""

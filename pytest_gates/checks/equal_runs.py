@@ -62,6 +62,18 @@ class Difference:
     """False where a value is NaN or missing, which is neither equal nor honestly different."""
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What the comparison of several pairs gave."""
+
+    verdict: Verdict
+    text: str
+    count: int
+    """Differences of all pairs together."""
+    firsts: tuple[str, ...]
+    """The first difference of each pair that has any."""
+
+
 def _compared(value: object) -> object:
     """One clear error in place of one a form."""
     if isinstance(value, Mapping):
@@ -154,17 +166,25 @@ class EqualRuns(RunsCheck):
             )
         if len({execution.id for _, execution in executions}) < needed:
             return self._outcome(Verdict.INCONCLUSIVE, "an execution is compared with itself")
-        pairs = list(combinations(executions, 2))
-        compared = [self.compare(a, b) for (_, a), (_, b) in pairs]
-        differences = [one for found, _ in compared for one in found]
-        gaps = [gap for _, gap in compared if gap is not None]
-        titles = [f"{a} and {b}" for (a, _), (b, _) in pairs]
-        firsts = [f"{title}: {found[0].place}, {found[0].values}"
-                  for title, (found, _) in zip(titles, compared, strict=True) if found]  # fmt: skip
+        pairs = [(f"{a} and {b}", one, other)
+                 for (a, one), (b, other) in combinations(executions, 2)]  # fmt: skip
+        found = self.compare_all(pairs)
         ends = "".join(sorted({ended(execution) for _, execution in executions}))
-        verdict, text = self.decide([found for found, _ in compared], gaps)
-        shown = f"{text}; {firsts[0]}" if firsts else text
-        return self._outcome(verdict, shown + ends, len(differences), firsts)
+        shown = f"{found.text}; {found.firsts[0]}" if found.firsts else found.text
+        return self._outcome(found.verdict, shown + ends, found.count, found.firsts)
+
+    def compare_all(self, pairs: Sequence[tuple[str, Evidence, Evidence]]) -> Compared:
+        """Compare the two of each pair, which has a name."""
+        compared = [self.compare(one, other) for _, one, other in pairs]
+        differences = [found for found, _ in compared]
+        gaps = [gap for _, gap in compared if gap is not None]
+        verdict, text = self.decide(differences, gaps)
+        firsts = tuple(
+            f"{name}: {found[0].place}, {found[0].values}"
+            for (name, *_), found in zip(pairs, differences, strict=True)
+            if found
+        )
+        return Compared(verdict, text, sum(map(len, differences)), firsts)
 
     def decide(self, pairs: Sequence[Sequence[Difference]], gaps: list[str]) -> tuple[Verdict, str]:
         """The verdict over the differences of each pair, and the reasons for more of them."""

@@ -193,7 +193,7 @@ def _held_throughout(evidence: Evidence, told: Sequence[tuple[float, float]], wh
     if floor is None:
         return _unavailable("the run declares no model, so there is no census")
     least = floor / MIB
-    if max(mib for _, mib in told) < least:
+    if not any(mib >= least for _, mib in told):
         return _refuted(f"{who} never holds more than {max(m for _, m in told):.0f} MiB, "
                         f"floor {least:.0f}")  # fmt: skip
     span = _after_first_step(evidence)
@@ -205,7 +205,8 @@ def _held_throughout(evidence: Evidence, told: Sequence[tuple[float, float]], wh
     if len(during) < SEVERAL:
         return _unavailable(f"{len(during)} sample(s) of {who} in training, {SEVERAL} needed")
     lowest = min(mib for _, mib in during)
-    if lowest < least:
+    # Written so that a NaN refutes.
+    if not all(mib >= least for _, mib in during):
         return _refuted(f"{who} falls to {lowest:.0f} MiB in training, floor {least:.0f}")
     gap = _longest_gap([at for at, _ in during], span)
     if gap > max(LONGEST_GAP_MS, LONGEST_GAP_SHARE * (span[1] - span[0])):

@@ -41,10 +41,8 @@ class Memory(RunCheck):
         """See `RunCheck.evaluate`."""
         run = evidence.run
         assert isinstance(run, PretrainRun), "refused when the contract was loaded"
-        cuda = (resolved_device(evidence) or run.device).startswith("cuda")
-        bf16 = run.dtype == "bf16" or (run.dtype == "auto" and cuda)
-        fused = evidence.main.facts.get("execution") == "fused"
-        estimate = memory_estimate(run, bf16=bf16, fused=fused)
+        cuda = on_cuda(evidence)
+        estimate = estimate_of(evidence)
         said = evidence.main.facts.get("residency_after")
         if not isinstance(said, dict):
             text = unfinished(evidence) or "the run does not say how large its state is"
@@ -87,6 +85,21 @@ class Memory(RunCheck):
                 f"peak {short(peak)} MiB is {short(peak / estimate)} of the estimate, "
                 f"at least {short(self.peak_at_least)} wanted"
             )
+
+
+def on_cuda(evidence: Evidence) -> bool:
+    """Whether a training ran on a GPU, so that an allocator tells its memory."""
+    assert isinstance(evidence.run, PretrainRun)
+    return (resolved_device(evidence) or evidence.run.device).startswith("cuda")
+
+
+def estimate_of(evidence: Evidence) -> MemoryEstimate:
+    """What the formula says of a training as it was executed."""
+    run = evidence.run
+    assert isinstance(run, PretrainRun)
+    bf16 = run.dtype == "bf16" or (run.dtype == "auto" and on_cuda(evidence))
+    fused = evidence.main.facts.get("execution") == "fused"
+    return memory_estimate(run, bf16=bf16, fused=fused)
 
 
 def _inexact(

@@ -81,9 +81,9 @@ class Schedule(RunCheck):
 
     def _shape(self, run: PretrainRun) -> Iterator[str]:
         warmup = run.optimizer.warmup_steps / run.steps
-        if self.warmup_at_most is not None and warmup > self.warmup_at_most:
+        if self.warmup_at_most is not None and not warmup <= self.warmup_at_most:
             limit = short(self.warmup_at_most)
             yield f"the warm-up takes {short(warmup)} of the run, limit {limit}"
         last = learning_rate(run.steps - 1, run.steps, run.optimizer) / float(run.optimizer.lr)
-        if self.last_at_most is not None and last > self.last_at_most:
+        if self.last_at_most is not None and not last <= self.last_at_most:
             yield f"{short(last)} of the peak is left at the end, limit {short(self.last_at_most)}"

@@ -13,11 +13,13 @@ from pytest_gates.commands.validate import contract_files
 from pytest_gates.settings import ASK_FIRST, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from pytest_gates.mutation import Mutant, Trial
 
 BAR = 24
+AT_A_TIME = 2
+"""Mutants at a time. Runs have one thread if they say nothing, and stock machines few cores."""
 
 
 def offer(commands: Any) -> None:
@@ -31,6 +33,13 @@ def offer(commands: Any) -> None:
     parser.add_argument("--gate", action="append", metavar="ID", help="only this gate")
     parser.add_argument(
         "--score", action="store_true", help="each fault only until a gate catches it; no blindness"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=_positive,
+        default=AT_A_TIME,
+        metavar="N",
+        help=f"mutants at a time ({AT_A_TIME})",
     )
     parser.add_argument("--fresh", action="store_true", help="forget what was tried before")
     parser.add_argument(
@@ -56,8 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
         trials,
         until_caught,
     )
+    from pytest_gates.mutation_workers import trying  # noqa: PLC0415 - heavy
     from pytest_gates.report.matrix import matrix_lines, score_lines  # noqa: PLC0415 - heavy
-    from pytest_gates.session import GatesSession  # noqa: PLC0415 - heavy
 
     settings = Settings(
         root=Path.cwd(),
@@ -84,20 +93,18 @@ def run(arguments: argparse.Namespace) -> int:
     path = settings.cache / "mutation.json"
     if arguments.fresh:
         path.unlink(missing_ok=True)
-    session, progress = GatesSession(settings), Progress(applicable)
+    progress, memory = Progress(len(applicable)), Memory(path)
+    attempts = trying(settings, arguments.jobs)
+
+    def some_tried(some: Sequence[Mutant]) -> list[Trial]:
+        return trials(some, memory, attempts, progress.ended)
+
     try:
-        memory = Memory(path)
-
-        def attempts(some: Sequence[Mutant]) -> Iterator[Trial]:
-            return trials(some, session, memory, progress.began)
-
-        tried = list(until_caught(mutants, attempts) if arguments.score else attempts(mutants))
+        tried = list(until_caught(mutants, some_tried)) if arguments.score else some_tried(mutants)
     except KeyboardInterrupt:
         progress.clear()
         say("stopped; the same command goes on from here")
         return 130
-    finally:
-        session.close()
     progress.clear()
     score = scored(tried, blindness=not arguments.score)
     for line in (*matrix_lines(tried), "", *score_lines(tried, score)):
@@ -105,19 +112,26 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if score.survivors or score.blind else 0
 
 
+def _positive(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise ValueError(text)
+    return count
+
+
 class Progress:
     """A bar on a terminal; elsewhere a line a mutant would only be noise."""
 
-    def __init__(self, applicable: list[Mutant]) -> None:
-        self._places = {id(mutant): index for index, mutant in enumerate(applicable)}
+    def __init__(self, count: int) -> None:
+        self._count, self._ended = count, 0
         self._shown = sys.stderr.isatty()
 
-    def began(self, mutant: Mutant) -> None:
-        """A mutant is about to be tried."""
-        if self._shown and self._places:
-            at, count = self._places[id(mutant)], len(self._places)
-            bar = "#" * (at * BAR // count)
-            text = f"[{bar:<{BAR}}] {at}/{count} {mutant.gate.id} {mutant.name}"
+    def ended(self, mutant: Mutant) -> None:
+        """A mutant has its fate."""
+        self._ended += 1
+        if self._shown:
+            bar = "#" * (self._ended * BAR // self._count)
+            text = f"[{bar:<{BAR}}] {self._ended}/{self._count} {mutant.gate.id} {mutant.name}"
             sys.stderr.write(f"\r\x1b[2K{text}")
             sys.stderr.flush()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_gates import __version__
-from pytest_gates.evidence_store import MANIFEST
+from pytest_gates.manifest import MANIFEST
 from pytest_gates.results import Mode, Result, Status
 
 STATEMENT = "https://in-toto.io/Statement/v1"

@@ -15,8 +15,13 @@ from functools import lru_cache
 from typing import Any
 from xml.etree import ElementTree
 
+from pytest_gates.evidence import Evidence
+from pytest_gates.model.telemetry import METRICS
+
 SVG = "http://www.w3.org/2000/svg"
 WIDTH = 640
+WIDEST_LETTER = 6.8
+"""Pixels, of the labels' font in a browser; the drawing assumes less."""
 MOST_POINTS = 240
 """Points of a line: more than one a 2.7 pixels nobody can see."""
 LONG_NUMBER = re.compile(r"-?\d+\.\d{2,}(?![\d%])")
@@ -86,6 +91,18 @@ def finite(pairs: Iterable[tuple[Any, Any]]) -> list[tuple[float, float]]:
         and math.isfinite(x)
         and math.isfinite(y)
     ]
+
+
+def points_of(evidence: Evidence, metric: str) -> list[tuple[float, float]]:
+    """A metric by step, where both are finite."""
+    columns = evidence.main.steps.columns
+    return finite(zip(columns.get("step", ()), columns.get(metric, ()), strict=False))
+
+
+def titled(metric: str) -> str:
+    """A metric with its unit."""
+    unit = METRICS[metric].unit
+    return f"{metric} ({unit})" if unit else metric
 
 
 def domain(low: float, high: float, share: float = 0.06) -> dict[str, Any]:

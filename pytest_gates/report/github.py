@@ -36,11 +36,10 @@ def markdown(results: Sequence[Result]) -> str:
 
 def _cells(result: Result) -> tuple[str, ...]:
     calm = "⚠️ " if result.waived else "" if result.status is Status.BLOCKED else "✅ "
-    waived = " WAIVED" if result.waived else ""
     return (
         result.subject,
         result.prior or "none",
-        ("❌ " if result.red else calm) + str(result.status) + waived,
+        ("❌ " if result.red else calm) + result.said,
         str(result.mode) if result.mode is not Mode.NONE else "none",
         result.figure or result.reason,
         result.limit,

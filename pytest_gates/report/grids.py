@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pytest_gates.checks.figures import short
 from pytest_gates.evidence import Evidence, Series
 from pytest_gates.ledger import Record
-from pytest_gates.report.draw import WIDTH, Picture, color, layer, mark, svg
+from pytest_gates.report.draw import WIDEST_LETTER, WIDTH, Picture, color, layer, mark, svg
 
-WIDEST_LETTER = 6.8
-"""Pixels, of the labels' font."""
 SHADES = 7
 """Shades of the heat map, `--h0` to `--h6`."""
 

@@ -48,6 +48,7 @@ def score_lines(tried: Sequence[Trial], score: Score) -> list[str]:
         + ")",
         f"score: {score.caught} of {score.tried} faults caught ({share})",
     ]
+    lines += _obstacles(tried)
     waiting = [name for name, fate in score.by_fault.items() if fate is Fate.BLOCKED]
     if waiting:
         lines.append(f"blocked on this machine: {', '.join(waiting)}")
@@ -63,3 +64,16 @@ def score_lines(tried: Sequence[Trial], score: Score) -> list[str]:
         ]
     lines += [f"BLIND {gate}: every fault injected into its runs survived" for gate in score.blind]
     return lines
+
+
+def _obstacles(tried: Sequence[Trial]) -> list[str]:
+    """What this machine lacks, and for which gates: each reason once."""
+    gates: dict[str, dict[str, int]] = {}
+    for trial in tried:
+        if trial.fate is Fate.BLOCKED:
+            of = gates.setdefault(trial.reason, {})
+            of[trial.mutant.gate.id] = of.get(trial.mutant.gate.id, 0) + 1
+    return [
+        f"blocked {sum(of.values())} mutants of {len(of)} gates: {reason}: {', '.join(of)}"
+        for reason, of in sorted(gates.items(), key=lambda item: -sum(item[1].values()))
+    ]

@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pytest_gates.checks.anatomy import Anatomy
 from pytest_gates.checks.base import Check
 from pytest_gates.checks.bounds import Bounded
 from pytest_gates.checks.budget import Budget
 from pytest_gates.checks.declared import shape_of
 from pytest_gates.checks.descent import Descent
-from pytest_gates.checks.figures import short
 from pytest_gates.checks.layer_statistics import LayerStatistics
+from pytest_gates.checks.memory import Memory
 from pytest_gates.checks.monotone import Monotone
 from pytest_gates.checks.residency import Residency
 from pytest_gates.checks.schedule import Schedule
@@ -20,36 +21,38 @@ from pytest_gates.checks.trace_parity import TraceParity
 from pytest_gates.checks.trace_spike import TraceSpike
 from pytest_gates.evidence import Evidence
 from pytest_gates.model.telemetry import METRICS
+from pytest_gates.report.distribution import step_times
 from pytest_gates.report.draw import (
     WIDTH,
     Picture,
-    color,
     domain,
-    finite,
     layer,
     mark,
     named_line,
+    points_of,
     quantity,
     svg,
     thinned,
+    titled,
 )
 from pytest_gates.report.grids import heat_map, parameter_map
-from pytest_gates.report.memory import memory
+from pytest_gates.report.parts import formula, parts_of_steps
 from pytest_gates.report.series import by_step
-
-BINS = 28
-PLOT = WIDTH - 150
-"""Leaves room for the distribution beside the steps."""
+from pytest_gates.report.witnessed import witnessed
 
 
 def pictures(check: Check, observed: Mapping[str, Any], evidence: Evidence) -> Iterator[Picture]:
     """What people would rather look at than read, of one check over one execution."""
     if isinstance(check, Budget):
-        yield from _step_times(check, observed, evidence)
+        yield from step_times(check, observed, evidence)
     elif isinstance(check, Descent):
         yield from _loss(check, observed, evidence)
     elif isinstance(check, Residency):
-        yield from memory(evidence)
+        yield from witnessed(evidence)
+    elif isinstance(check, Memory):
+        yield from formula(evidence)
+    elif isinstance(check, Anatomy):
+        yield from parts_of_steps(evidence)
     elif isinstance(check, Bounded) and METRICS[check.metric].scope == "slot":
         yield from heat_map(check.metric, evidence)
     elif isinstance(check, Bounded | Monotone | Schedule):
@@ -62,132 +65,15 @@ def pictures(check: Check, observed: Mapping[str, Any], evidence: Evidence) -> I
         yield from heat_map("rel_l2" if check.direction == "backward" else "own_rel_l2", evidence)
 
 
-def _points(evidence: Evidence, metric: str) -> list[tuple[float, float]]:
-    columns = evidence.main.steps.columns
-    return finite(zip(columns.get("step", ()), columns.get(metric, ()), strict=False))
-
-
-def _titled(metric: str) -> str:
-    unit = METRICS[metric].unit
-    return f"{metric} ({unit})" if unit else metric
-
-
-# --- budget --------------------------------------------------------------------------------------
-
-
-def _step_times(
-    check: Budget, observed: Mapping[str, Any], evidence: Evidence
-) -> Iterator[Picture]:
-    points = _points(evidence, check.metric)
-    first, last = check.steps
-    inside = [y for x, y in points if first <= x <= last]
-    limit = check.limits
-    if isinstance(limit, dict):
-        gpu = evidence.host.gpu
-        limit = limit.get(gpu.name, math.nan) if gpu else math.nan
-    if not inside or not math.isfinite(limit):
-        return
-    low, high = min(*inside, limit), max(*inside, limit)
-    scale = domain(low, high)
-    bottom, top = scale["domain"]
-    shown = [(x, y) for x, y in points if bottom <= y <= top]
-    axis = quantity("y", _titled(check.metric), scale=scale)
-    told = "upper" if check.below is not None else "lower"
-    named = f"limit {short(limit)} {METRICS[check.metric].unit}"
-    steps = {
-        "width": PLOT,
-        "height": 210,
-        "layer": [
-            *_interval(observed, (points[0][0], points[-1][0]), scale),
-            *_series(shown, (first, last), axis),
-            *named_line(limit, named, "limit", axis, PLOT, under=limit > (top + bottom) / 2),
-        ],
-    }
-    distribution = _distribution(inside, limit, scale)
-    hidden = len(points) - len(shown)
-    caption = f"The line is the {told} limit, the band the interval."
-    if hidden:
-        caption += f" {hidden} steps outside the window lie beyond the picture."
-    both = {"hconcat": [steps, distribution], "spacing": 12}
-    yield Picture(
-        f"{check.metric} by step, and its distribution over steps {first} to {last}",
-        caption,
-        svg({**both, "resolve": {"scale": {"y": "shared"}}}),
-        str(observed.get("summary", "")),
-    )
-
-
-def _series(
-    points: Sequence[tuple[float, float]], window: tuple[int, int], axis: Mapping[str, Any]
-) -> Iterator[Any]:
-    """Steps of the window in full colour, the others faded."""
-    parts = (
-        ([p for p in points if p[0] <= window[0]], 0.35),
-        ([p for p in points if window[0] <= p[0] <= window[1]], 1.0),
-        ([p for p in points if p[0] >= window[1]], 0.35),
-    )
-    for part, opacity in parts:
-        if len(part) > 1:
-            drawn = mark("line", "accent", strokeWidth=1.25, opacity=opacity, strokeJoin="round")
-            x = quantity("x", "step", scale={"nice": False, "zero": False})
-            yield layer(thinned(part), drawn, x=x, y=axis)
-
-
-def _interval(
-    observed: Mapping[str, Any], span: tuple[float, float], scale: Mapping[str, Any]
-) -> Iterator[Any]:
-    found = observed.get("interval")
-    if found is None:
-        return
-    bottom, top = scale["domain"]
-    low, high = (min(max(float(end), bottom), top) for end in found)
-    band = {"x": span[0], "x2": span[1], "y": low, "y2": high}
-    drawn = mark("rect", "accent", opacity=0.16)
-    x = quantity("x", "step", scale={"nice": False, "zero": False})
-    yield layer([band], drawn, x=x, x2={"field": "x2"}, y={"field": "y", "type": "quantitative"},
-                y2={"field": "y2"})  # fmt: skip
-
-
-def _distribution(
-    values: Sequence[float], limit: float, scale: Mapping[str, Any]
-) -> dict[str, Any]:
-    """A histogram lying on its side, so that it shares the axis of the steps."""
-    bottom, top = scale["domain"]
-    width = (top - bottom) / BINS
-    counts = [0] * BINS
-    for value in values:
-        counts[min(int((value - bottom) / width), BINS - 1)] += 1
-    bars = [
-        {"y": bottom + index * width, "y2": bottom + (index + 1) * width, "x": 0, "x2": count}
-        for index, count in enumerate(counts)
-        if count
-    ]
-    y = quantity("y", None, scale=scale, axis=None)
-    x = quantity("x", "steps", axis={"tickCount": 3, "format": "d"})
-    drawn = mark("rect", "accent", stroke=color("paper"), strokeWidth=0.5)
-    return {
-        "width": 140,
-        "height": 210,
-        "layer": [
-            layer(bars, drawn, x=x, x2={"field": "x2"}, y=y,
-                  y2={"field": "y2"}),
-            layer([{"y": limit}], mark("rule", "limit", strokeWidth=1.5), y=y),
-        ],
-    }  # fmt: skip
-
-
-# --- descent -------------------------------------------------------------------------------------
-
-
 def _loss(check: Descent, observed: Mapping[str, Any], evidence: Evidence) -> Iterator[Picture]:
-    points = _points(evidence, check.metric)
+    points = points_of(evidence, check.metric)
     if len(points) < 2:  # noqa: PLR2004 - a line has two ends
         return
     architecture = shape_of(evidence.run).architecture
     start = math.log(architecture.vocab) if architecture and check.start_tolerance else None
     values = [y for _, y in points] + ([start] if start is not None else [])
     scale = domain(min(values), max(values))
-    y = quantity("y", _titled(check.metric), scale=scale)
+    y = quantity("y", titled(check.metric), scale=scale)
     x = quantity("x", "step", scale={"nice": False, "zero": False})
     layers: list[Any] = []
     if start is not None and architecture is not None:

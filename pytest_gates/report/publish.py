@@ -16,8 +16,9 @@ from pytest_gates.clock import utc_now
 from pytest_gates.contract.load import load_contract
 from pytest_gates.contract.models import Contract
 from pytest_gates.errors import ContractError, GatesError
-from pytest_gates.evidence_store import MANIFEST, RUNS
+from pytest_gates.evidence_store import RUNS
 from pytest_gates.ledger import Ledger
+from pytest_gates.manifest import MANIFEST
 from pytest_gates.report import attest, github
 from pytest_gates.report.facts import Reader
 from pytest_gates.report.html import render

@@ -49,7 +49,7 @@ def table_row(result: Result) -> tuple[str, ...]:
     return (
         ("  " if result.kind == "falsifier" else "") + result.subject,
         result.prior or "-",
-        str(result.status),
+        result.said,
         str(result.mode) + (f", attempt {result.attempts}" if result.attempts > 1 else ""),
         result.figure or why,
         result.limit,
@@ -86,9 +86,19 @@ def tally(results: Sequence[Result]) -> list[str]:
     ]
     lines += [f"SUSPECT: {gate.subject}: {cause}" for gate in real for cause in gate.suspect]
     falsifiers = [result for result in results if result.kind == "falsifier" and not result.prose]
+    lines += _waived_with(falsifiers)
     if falsifiers:
         lines.append(f"falsifiers: {len(falsifiers)}" + _counted(falsifiers))
     return lines + _obstacles([*real, *falsifiers])
+
+
+def _waived_with(falsifiers: Sequence[Result]) -> list[str]:
+    """Falsifiers that could not be asked, since their gate fails without a fault and is waived."""
+    by_gate: dict[str, list[str]] = {}
+    for one in falsifiers:
+        if one.waived:
+            by_gate.setdefault(one.binds_to, []).append(one.subject)
+    return [f"waived with {gate}: {', '.join(names)}" for gate, names in by_gate.items()]
 
 
 def _counted(results: Sequence[Result]) -> str:
@@ -154,7 +164,7 @@ def _write_table(results: Sequence[Result], reporter: pytest.TerminalReporter) -
             reporter.write_line(file, light=True)
         for result in block:
             row = table_row(result)
-            color = "red" if result.red else COLORS[result.status]
+            color = "red" if result.red else "yellow" if result.waived else COLORS[result.status]
             reporter.write(_line(row[:NOW], widths) + GAP)
             reporter.write(row[NOW].ljust(widths[NOW]), **{color: True})
             rest = _line(row[NOW + 1 :], widths[NOW + 1 :])

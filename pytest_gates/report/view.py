@@ -8,12 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pytest_gates.checks.base import Check, RunCheck
+from pytest_gates.checks.base import Check, RunCheck, RunsCheck
 from pytest_gates.contract.models import Contract, Falsifier, Gate
 from pytest_gates.errors import EvidenceError, LedgerError
 from pytest_gates.evidence import Evidence, run_hash
 from pytest_gates.ledger import Ledger, Record
 from pytest_gates.model.faults import FAULTS
+from pytest_gates.report.comparisons import Executions, pictures_of_runs
 from pytest_gates.report.draw import Picture
 from pytest_gates.report.facts import (
     CheckView,
@@ -245,14 +246,18 @@ class _Builder:
         )
 
     def _pictures(self, gate: Gate, result: Result) -> tuple[Picture, ...]:
-        own = run_hash(gate.runs[gate.run]) if gate.run and gate.run in gate.runs else None
-        executions = [one for one in self._read_all(result.evidence) if one.run_hash == own]
+        by_hash: dict[str, list[Evidence]] = {}
+        for one in self._read_all(result.evidence):
+            by_hash.setdefault(one.run_hash, []).append(one)
+        executions = {
+            name: tuple(by_hash.get(run_hash(run), ())) for name, run in gate.runs.items()
+        }
+        own = executions.get(gate.run or "", ())
         drawn = [
             picture
             for check, found in _pairs(gate, result.observed)
-            if isinstance(check, RunCheck) and check.over_runs() is None and found
-            for execution in executions[:1]
-            for picture in pictures(check, found, execution)
+            if found
+            for picture in _drawn(check, found, own, executions)
         ]
         return tuple({picture.title: picture for picture in drawn}.values())
 
@@ -291,7 +296,7 @@ class _Builder:
             if result.kind == "falsifier" and (result.contract, result.subject) == mine:
                 return replace(
                     bare,
-                    status=str(result.status),
+                    status=result.said,
                     tone=tone_of(result),
                     mode=str(result.mode),
                     measured=measured_of(result),
@@ -299,6 +304,16 @@ class _Builder:
                     evidence=tuple(evidence_view(one, self._sources) for one in result.evidence),
                 )
         return bare
+
+
+def _drawn(
+    check: Check, found: Mapping[str, Any], own: Sequence[Evidence], executions: Executions
+) -> Iterator[Picture]:
+    if isinstance(check, RunsCheck):
+        yield from pictures_of_runs(check, found, executions)
+    elif isinstance(check, RunCheck) and check.over_runs() is None:
+        for execution in own[:1]:
+            yield from pictures(check, found, execution)
 
 
 def _pairs(

@@ -82,6 +82,56 @@ def test_gradients_are_as_near_to_fp32_as_autocast(seed: int) -> None:
         assert error < 2 * relative(autocast[name], reference), name
 
 
+def exact_attention(qkv: Tensor, cos: Tensor, sin: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The same in plain operations, in the type of its input."""
+    B, T, H, K, D = shape
+    heads = qkv.view(B, T, H + 2 * K, D)
+    left, right = heads[:, :, : H + K].chunk(2, dim=-1)
+    c, s = cos[:, None].to(qkv.dtype), sin[:, None].to(qkv.dtype)
+    rotated = torch.cat((left * c - right * s, right * c + left * s), dim=-1)
+    q, k, v = (
+        part.transpose(1, 2)
+        for part in (rotated[:, :, :H], rotated[:, :, H:], heads[:, :, H + K :])
+    )
+    k, v = (part.repeat_interleave(H // K, dim=1) for part in (k, v))
+    hidden = torch.ones(T, T, dtype=torch.bool, device=qkv.device).triu(1)
+    scores = (q @ k.mT / D**0.5).masked_fill(hidden, float("-inf"))
+    return (scores.softmax(-1) @ v).transpose(1, 2).reshape(B * T, H * D)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(2, 128, 4, 2, 64), (1, 200, 16, 4, 64), (3, 65, 4, 4, 32), (16, 512, 16, 4, 64),
+     (1, 1, 2, 1, 16), (2, 96, 2, 1, 128)],
+)  # fmt: skip
+def test_attention_and_its_gradients_are_those_of_plain_operations(shape: tuple[int, ...]) -> None:
+    from pytest_gates.model.fused.functions import Attention
+
+    B, T, H, K, D = shape
+    generator = torch.Generator(device=CUDA).manual_seed(T)
+    raw, grad = (
+        torch.randn(B * T, width, device=CUDA, generator=generator).bfloat16()
+        for width in ((H + 2 * K) * D, H * D)
+    )
+    angle = torch.outer(
+        torch.arange(T, device=CUDA).float(),
+        10_000.0 ** (-torch.arange(0, D, 2, device=CUDA).float() / D),
+    )
+    leaf = raw.clone().requires_grad_()
+    out = Attention.apply(leaf * 1, angle.cos(), angle.sin(), shape)
+    (ours,) = torch.autograd.grad(out, leaf, grad)
+    exact_leaf = raw.double().requires_grad_()
+    exact = exact_attention(exact_leaf, angle.cos(), angle.sin(), shape)
+    (reference,) = torch.autograd.grad(exact, exact_leaf, grad.double())
+    assert relative(out, exact) < 0.01
+    for start, stop in ((0, H), (H, H + K), (H + K, H + 2 * K)):
+        part = slice(start * D, stop * D)
+        if reference[:, part].any():
+            assert relative(ours[:, part], reference[:, part]) < 0.01
+    again = Attention.apply(raw.clone(), angle.cos(), angle.sin(), shape)
+    assert torch.equal(again, out)
+
+
 def test_a_graph_replays_what_the_eager_step_does() -> None:
     run = small_run()
     model_a, model_b = initialised(SMALL, CUDA, 0), initialised(SMALL, CUDA, 0)
@@ -149,7 +199,7 @@ def test_deterministic_mode_is_fused_and_repeats_bit_for_bit(tmp_path: Path) -> 
         {line["name"]: line["value"] for line in lines if line["kind"] == "fact"} for lines in told
     ]
     assert facts[0]["execution"] == "fused"
-    assert facts[0]["attention_backend"] == "FLASH_ATTENTION"
+    assert facts[0]["attention_backend"] == "TRITON_FLASH_ATTENTION"
     assert facts[0]["param_sha256"] == facts[1]["param_sha256"]
     kept = ("train_loss", "grad_norm", "param_hash")
     series = [
@@ -205,7 +255,7 @@ def test_a_whole_run_says_that_it_was_fused(tmp_path: Path) -> None:
     ]
     facts = {line["name"]: line["value"] for line in lines if line["kind"] == "fact"}
     assert facts["execution"] == "fused"
-    assert facts["attention_backend"] == "CUDNN_ATTENTION"
+    assert facts["attention_backend"] == "TRITON_FLASH_ATTENTION"
     assert facts["optimizer_steps"] == 12
     assert facts["param_sha256"] != facts["param_sha256_initial"]
     losses = [line["train_loss"] for line in lines if line["kind"] == "step"]

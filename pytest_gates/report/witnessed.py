@@ -48,7 +48,7 @@ MEMORY = (_Line("device_used_mib", "device", "mute"), _Line("used_mib", "process
 BUSY = (_Line("util_pct", "device", "mute"), _Line("sm_util_pct", "process", "accent"))
 
 
-def memory(evidence: Evidence) -> Iterator[Picture]:
+def witnessed(evidence: Evidence) -> Iterator[Picture]:
     """Memory and utilisation of the process and of the device; nothing without samples."""
     seen = evidence.witness.samples
     census = shape_of(evidence.run).census_bytes
