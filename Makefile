@@ -14,6 +14,9 @@ PYTEST := $(VENV)/bin/pytest
 READY := $(VENV)/.ready
 endif
 
+# Two workers, where there is what starts them; a file's tests stay together and share what they made.
+WORKERS = $(PY) -c "import importlib.util as u; print('-n 2 --dist loadfile' * bool(u.find_spec('xdist')))"
+
 .PHONY: gates test test-long check format schema picture bench bench-gpu env interpreter clean
 .DEFAULT_GOAL := gates
 
@@ -21,7 +24,7 @@ gates: $(READY)
 	$(PYTEST) --gates contracts/ $(ARGS)
 
 test: $(READY)
-	$(PYTEST) -q -ra -m "not slow and not gpu" $(ARGS)
+	$(PYTEST) -q -ra -m "not slow and not gpu" $$($(WORKERS)) $(ARGS)
 
 test-long: $(READY)
 	$(PYTEST) -q -ra -m "slow and not gpu" $(ARGS)

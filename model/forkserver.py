@@ -4,7 +4,8 @@
 stdout. It is told:
 
 - `{"id": 1, "request": PATH, "out": PATH, "log": PATH}`: start a run; with `"linger_s": 1.0` its
-  end is told once all that it started has ended too, after so many seconds at the latest;
+  end is told once all that it started has ended too, after so many seconds at the latest; with
+  `"imports": ["module"]` these are imported before it, for all runs that follow;
 - `{"signal": 1, "number": 19}`: a signal to that run's process group;
 - `{"end": 1, "grace_s": 2.0}`: SIGTERM to that run's process group, SIGKILL after the grace.
 
@@ -43,7 +44,8 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -140,6 +142,7 @@ class Forkserver:
                 self._start(message)
 
     def _start(self, message: dict[str, Any]) -> None:
+        self._import(message.get("imports", ()))
         started_ns = time.monotonic_ns()
         server = os.getpid()
         pid = os.fork()
@@ -147,6 +150,18 @@ class Forkserver:
             self._become_run(server, message)
         self._runs[pid] = _Run(message["id"], started_ns, message.get("linger_s"))
         self.reply(started=pid, id=message["id"], at_ns=started_ns)
+
+    def _import(self, names: Sequence[str]) -> None:
+        """Import what a run needs and no run needed before; where that fails, the run will say why.
+
+        A fork has it at once, where each process would import it anew.
+        """
+        new = [name for name in names if name not in sys.modules]
+        for name in new:
+            with suppress(ImportError):
+                importlib.import_module(name)
+        if new:
+            gc.freeze()
 
     def _end(self, run_id: int, grace_s: float) -> None:
         for pid, run in self._runs.items():

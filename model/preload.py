@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import torch
 
-from pytest_gates.model import forward, trainer
+from pytest_gates.model import __main__, forward, probe, sabotage, trainer
+from pytest_gates.model.parallel import join
 
-__all__ = ["forward", "trainer"]
+__all__ = ["__main__", "forward", "join", "probe", "sabotage", "trainer"]
 
 
 def _nothing() -> None:

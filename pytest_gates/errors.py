@@ -65,5 +65,9 @@ class WriteBackRefusedError(GatesError):
     """A contract cannot be edited safely; nothing was written."""
 
 
+class SessionEndedError(Exception):
+    """The session ended while something was waited for: nobody asks for it any more."""
+
+
 class RunError(GatesError):
     """A run could not be started or its evidence not be kept."""

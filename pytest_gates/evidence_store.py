@@ -174,9 +174,9 @@ def read_evidence(root: Path, location: str) -> Evidence:
         started=manifest.started,
         declared=manifest.declared,
         telemetry=telemetry,
-        witness=_witness(Path(folder), location, manifest),
+        witness=_witness(folder, location, manifest),
         ranks=tuple(
-            Rank(one.pid, one.gpu, _witness(Path(folder), location, manifest, rank_witness(number)))
+            Rank(one.pid, one.gpu, _witness(folder, location, manifest, rank_witness(number)))
             for number, one in enumerate(manifest.ranks)
         ),
         artifacts=_artifacts(contents, location),
@@ -232,13 +232,13 @@ def rank_witness(rank: int) -> str:
     return WITNESS if rank == 0 else f"witness-{rank}.csv"
 
 
-def _witness(folder: Path, location: str, manifest: Manifest, name: str = WITNESS) -> Witness:
+def _witness(folder: str, location: str, manifest: Manifest, name: str = WITNESS) -> Witness:
     if name not in manifest.files:
         return Witness(unavailable="no samples were recorded")
     try:
-        return read_witness(folder / name)
+        return read_witness(Path(folder) / name)
     except EvidenceError as error:
-        raise EvidenceError(str(error).replace(str(folder), location)) from None
+        raise EvidenceError(str(error).replace(folder, location)) from None
 
 
 def _verified(path: Path | str, place: str, entry: FileEntry) -> bytes:

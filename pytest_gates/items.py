@@ -29,6 +29,13 @@ def gates_session(config: pytest.Config) -> GatesSession:
     return config.stash[SESSION]
 
 
+def plan(session: pytest.Session) -> None:
+    """Tell our session which of its items will run, in order."""
+    items = [item.declared for item in session.items if isinstance(item, _ContractItem)]
+    if items:
+        gates_session(session.config).plan(items)
+
+
 class ContractFile(pytest.File):
     """A contract file."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import uuid
@@ -149,6 +150,17 @@ class SessionHooks:
         node.workerinput["gates_session"] = self.session
 
     @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        if SESSION not in self.config.stash or self.config.getoption("collectonly"):
+            return  # no contract was met, or none is judged
+        gc.freeze()  # contracts stay to the end: each full collection would look through them all
+        # A worker of xdist learns only as it goes which items are its own.
+        if not hasattr(self.config, "workerinput"):
+            from pytest_gates.items import plan  # noqa: PLC0415 - heavy
+
+            plan(session)
+
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         gates = getattr(report, "gates", None)
         if gates is None:
@@ -167,6 +179,7 @@ class SessionHooks:
         gates = self.config.stash.get(SESSION, None)
         if gates is not None:
             gates.close()
+            gc.unfreeze()
         if self.terminal is not None:
             self.terminal.close()
 

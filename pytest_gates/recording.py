@@ -212,11 +212,12 @@ def write_contracts(
     contract that somebody edited meanwhile is refused, named, and left alone; the others are
     still written.
     """
-    ledgers = [ledger, Ledger.of(one.proposed for one in results if one.proposed is not None)]
     by_file: dict[str, list[Result]] = {}
     for result in results:
         by_file.setdefault(result.contract, []).append(result)
     for mine in by_file.values():
+        proposed = Ledger.of(one.proposed for one in mine if one.proposed is not None)
+        ledgers = [ledger, proposed]
         try:
             contract = as_judged(mine[0])
             yield from _write_contract(settings, ledgers, contract, mine) if contract else ()

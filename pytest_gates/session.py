@@ -33,7 +33,7 @@ from pytest_gates.recording import (
 from pytest_gates.report.failure import falsifier_report, gate_report, plain_report
 from pytest_gates.results import Mode, Result, Status
 from pytest_gates.run.executor import Executor
-from pytest_gates.run.plan import describe, executions
+from pytest_gates.run.plan import ahead, describe, executions, timed_runs
 from pytest_gates.settings import Settings
 from pytest_gates.staleness import Suspicion
 from pytest_gates.verdict import EvidenceByRun, Judgement, judge
@@ -63,6 +63,11 @@ class GatesSession:
     def close(self) -> None:
         """End all processes."""
         self._executor.close()
+
+    def plan(self, items: Sequence[Gate | Falsifier]) -> None:
+        """Say what will be verified and falsified, so that runs can begin before they are due."""
+        if not (self.settings.replay or self.settings.recorded_only):
+            self._executor.plan(ahead(items, self.obstacle), timed_runs(items))
 
     # --- gates -------------------------------------------------------------------------------
 
@@ -381,6 +386,7 @@ class GatesSession:
 
     def finish(self, results: Sequence[Mapping[str, Any]]) -> None:
         """Write verdicts back, once a contract; called where all results are known."""
+        self._executor.stop()  # after -x or Ctrl-C there may be runs that nobody will ask for
         parsed = [Result.from_json(dict(one)) for one in results]
         if any(one.written for one in parsed):
             self.ledger = Ledger(self.settings.evidence)  # workers appended to it

@@ -24,7 +24,15 @@ from pytest_gates.canonical import text_digest
 from pytest_gates.contract import nodes
 from pytest_gates.contract.basis import BASIS, is_ours
 from pytest_gates.contract.guard import decode_contract, read_contract_bytes
-from pytest_gates.contract.nodes import Node, Scalar, node_at, parse_document, place, to_data
+from pytest_gates.contract.nodes import (
+    Node,
+    Scalar,
+    node_at,
+    parse_document,
+    place,
+    to_data,
+    uncollected,
+)
 from pytest_gates.disk import fsync_folder
 from pytest_gates.errors import ContractError, WriteBackRefusedError
 from pytest_gates.splice import Draft, block, difference, flow, plain, quoted, spell
@@ -165,7 +173,8 @@ def _rewrite_locked(path: Path, edited: Callable[[str], str], file: str) -> str:
     _sweep(path)
     data = read_contract_bytes(path, file)
     text = decode_contract(data, file)
-    new = edited(text)
+    with uncollected():  # what was parsed is gone again before anybody looks for garbage
+        new = edited(text)
     if new == text:
         return ""
     mark = codecs.BOM_UTF8 if data.startswith(codecs.BOM_UTF8) else b""

@@ -11,6 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 from project import Project
 
+# `make test` runs in workers, which are told a terminal's width; the sessions that tests start are
+# no workers of that one, and have no terminal.
+for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
+    os.environ.pop("COLUMNS", None)
+    del os.environ[name]
+
 if TYPE_CHECKING:
     from programs import Program
     from training import Train

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from pytest_gates.checks.base import Verdict
@@ -18,7 +19,7 @@ from pytest_gates.evidence import (
     Witness,
     run_hash,
 )
-from pytest_gates.model.config import Run
+from pytest_gates.model.config import ProbeRun, Run
 
 FEWEST = 40
 """Values of a series for a check that names no window."""
@@ -82,8 +83,12 @@ def series_of(metric: str, values: Sequence[float], first: int = 0, scope: str =
     """A column of a metric, with the steps it was told at."""
     if scope != "step":
         return Series({metric: tuple(values)})
-    steps = tuple(float(step) for step in range(first, first + len(values)))
-    return Series({"step": steps, metric: tuple(values)})
+    return Series({"step": _steps(first, len(values)), metric: tuple(values)})
+
+
+@lru_cache
+def _steps(first: int, count: int) -> tuple[float, ...]:
+    return tuple(float(step) for step in range(first, first + count))
 
 
 def planted(
@@ -102,17 +107,29 @@ def planted(
 ) -> Evidence:
     """Evidence of a run that never took place; `further` are fields of `Evidence`."""
     said = Telemetry(
-        steps=steps or Series({}),
-        epochs=epochs or Series({}),
-        slots=slots or Series({}),
-        parameters=parameters or Series({}),
+        steps=steps or NOTHING,
+        epochs=epochs or NOTHING,
+        slots=slots or NOTHING,
+        parameters=parameters or NOTHING,
         events=events,
         facts=facts or {},
     )
-    fields = {
-        "id": "0" * 64, "run": run, "run_hash": run_hash(run), "fault": None, "repetition": 0,
-        "host": host or HostInfo(gpu=Gpu(gpu, None, None) if gpu else None), "status": status,
-        "wall_ms": None, "pid": None, "run_folder": True, "started": None, "declared": False,
-        "telemetry": (said,), "witness": Witness(),
-    }  # fmt: skip
-    return Evidence(**(fields | further))
+    if host is None:
+        host = HostInfo(gpu=Gpu(gpu, None, None)) if gpu else NO_HOST
+    # Thousands of gates are tried at six values each: what is the same for all is made once.
+    made = object.__new__(Evidence)
+    fields = {"run": run, "run_hash": run_hash(run), "host": host, "status": status}
+    vars(made).update(_PLANTED | fields | {"telemetry": (said,)} | further)
+    return made
+
+
+NOTHING = Series({})
+NO_HOST = HostInfo(gpu=None)
+_PLANTED = vars(
+    Evidence(
+        id="0" * 64, run=ProbeRun(driver="probe"), run_hash="", fault=None, repetition=0,
+        host=NO_HOST, status="", wall_ms=None, pid=None, run_folder=True, started=None,
+        declared=False, telemetry=(), witness=Witness(),
+    )
+)  # fmt: skip
+"""What planted evidence says where nothing else is said."""

@@ -40,6 +40,10 @@ class Anatomy(RunCheck):
     flops_share_above: Share | None = None
     """Smallest share of the device's matmul ceiling that the model's FLOPs reach."""
 
+    def timed(self) -> bool:
+        """Shares of time are time."""
+        return True
+
     def misfits(self, run: Run, gpus: Collection[str]) -> Iterator[Refusal]:
         """Runs whose steps are not taken apart."""
         if not isinstance(run, PretrainRun) or not run.anatomy:

@@ -49,6 +49,10 @@ class Artifacts(RunCheck):
         "host_memory_below": less,
     }
 
+    def timed(self) -> bool:
+        """Only how long the training stands still."""
+        return self.blocked_share_below is not None
+
     def misfits(self, run: Run, gpus: Collection[str]) -> Iterator[Refusal]:
         """Runs that keep nothing, and sources of runs that continue none."""
         if not isinstance(run, PretrainRun) or run.checkpoint == "never":

@@ -173,6 +173,9 @@ StepMetric = Annotated[StrictStr, AfterValidator(_step_metric), words(STEP_METRI
 EventName = Annotated[StrictStr, AfterValidator(_event), words(EVENTS)]
 """A registered event."""
 
+TIME_UNITS = frozenset({"ms", "s", "tokens/s", "%"})
+"""Units of what a busy machine changes."""
+
 NO_RUNS: Mapping[str, Run] = MappingProxyType({})
 NO_GPUS: Mapping[str, float] = MappingProxyType({})
 
@@ -211,6 +214,11 @@ class Check(BaseModel):
         """Metrics without which the check has nothing to look at."""
         one, many = getattr(self, "metric", None), getattr(self, "metrics", ())
         return (one,) if isinstance(one, str) else tuple(many)
+
+    def timed(self) -> bool:
+        """Whether what else the machine does could change the outcome: such a run is alone."""
+        metric = getattr(self, "metric", None)
+        return isinstance(metric, str) and METRICS[metric].unit in TIME_UNITS
 
     def over_runs(self) -> RunsCheck | None:
         """What judges several executions, where a check over one run can also be asked of two."""

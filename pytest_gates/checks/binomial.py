@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from itertools import count, pairwise
+from typing import Any
 
 EXACT_UP_TO = 5_000
 """Samples up to which tails are exact integers; above, log space (relative error below 1e-9)."""
@@ -125,10 +126,12 @@ def lag1_autocorrelation(samples: Sequence[float]) -> float:
 
 
 def _ranks(samples: Sequence[float]) -> list[float]:
-    if len(set(samples)) == len(samples) and not any(map(math.isnan, samples)):
+    keys: Sequence[Any] = samples
+    if any(map(math.isnan, samples)):
+        keys = [_nan_last(value) for value in samples]
+    elif len(set(samples)) == len(samples):
         places = dict(zip(sorted(samples), count(), strict=False))
         return [float(places[value]) for value in samples]
-    keys = [_nan_last(value) for value in samples]
     order = sorted(range(len(keys)), key=keys.__getitem__)
     ranks = [0.0] * len(keys)
     start = 0

@@ -66,6 +66,10 @@ class Fact(RunCheck):
             raise ValueError(f"nothing is at least {self.at_least} and at most {self.at_most}")
         return self
 
+    def timed(self) -> bool:
+        """A fact's name ends in its unit, as a metric's does."""
+        return self.fact.endswith(("_ms", "_s", "_per_sec"))
+
     def evaluate(self, evidence: Evidence, gpus: Mapping[str, float] = NO_GPUS) -> Outcome:
         """See `RunCheck.evaluate`. A missing fact decides nothing."""
         facts = evidence.main.facts

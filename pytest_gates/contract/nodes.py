@@ -142,7 +142,7 @@ def parse_document(text: str, file: str) -> Node:
     refuse_characters(text, file)
     builder = _Builder(text, file)
     try:
-        with _uncollected():
+        with uncollected():
             root = builder.build(_events(text))
     except yaml.MarkedYAMLError as error:
         raise ContractError((*builder.findings, syntax_finding(error, text, file))) from None
@@ -157,7 +157,7 @@ def parse_document(text: str, file: str) -> Node:
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """Without garbage collection: ten thousands of nodes are made at once, and none is garbage."""
     enabled = gc.isenabled()
     gc.disable()

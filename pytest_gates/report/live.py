@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TextIO
 
 REFRESH_S = 0.1
 BELOW = "\x1bD\x1b[1A\x1b7\x1bD\r\x1b[2K"
 """Make sure that there is a line below, remember the place, go there, clear it (ECMA-48, DEC)."""
 BACK = "\x1b8"
+
+
+@dataclass(eq=False)
+class _Going:
+    """A run that lasts."""
+
+    title: str
+    steps: int | None
 
 
 class LiveLine:
@@ -22,46 +34,60 @@ class LiveLine:
     def __init__(self, terminal: TextIO | None) -> None:
         """On this terminal; None: there is none."""
         self._out = None if "PYTEST_XDIST_WORKER" in os.environ else terminal
-        self._title = ""
-        self._steps: int | None = None
+        self._lock = threading.Lock()
+        self._going: list[_Going] = []
+        """The runs that last, in the order in which they began; the first one is shown."""
         self._shown_at = 0.0
 
-    def start(self, title: str, steps: int | None) -> None:
-        """A run begins; `steps` is how many it will take, if it takes steps."""
-        self._title, self._steps, self._shown_at = title, steps, 0.0
-        self._show("starting")
+    @contextmanager
+    def shows(self, title: str, steps: int | None) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+        """A run begins; `steps` is how many it will take, if it takes steps.
 
-    def line(self, telemetry: Mapping[str, Any]) -> None:
-        """One telemetry line of the run."""
-        if telemetry.get("kind") == "step" and time.monotonic() - self._shown_at >= REFRESH_S:
-            self._show(self._told(telemetry))
+        Yields what hears its telemetry lines. Runs may go on beside each other.
+        """
+        run = _Going(title, steps)
+        with self._lock:
+            self._going.append(run)
+            if self._going[0] is run:
+                self._show(run, "starting")
+        try:
+            yield partial(self._hear, run)
+        finally:
+            with self._lock:
+                if self._going[0] is run:
+                    self._write("")
+                self._going.remove(run)
+                self._shown_at = 0.0
 
-    def stop(self) -> None:
-        """The run is over; the line is cleared."""
-        self._write("")
+    def _hear(self, run: _Going, telemetry: Mapping[str, Any]) -> None:
+        with self._lock:
+            due = time.monotonic() - self._shown_at >= REFRESH_S
+            if telemetry.get("kind") == "step" and due and self._going[0] is run:
+                self._show(run, _told(run, telemetry))
 
-    def _told(self, step: Mapping[str, Any]) -> str:
-        index, wall_ms = int(step["step"]), step.get("wall_ms")
-        parts = [f"step {index + 1}" + (f"/{self._steps}" if self._steps else "")]
-        if isinstance(step.get("train_loss"), float):
-            parts.append(f"loss {step['train_loss']:.3f}")
-        if isinstance(wall_ms, int | float):
-            parts.append(f"{wall_ms:.0f} ms a step")
-            if self._steps:
-                left = (self._steps - index - 1) * wall_ms / 1e3
-                parts.append(f"{left:.0f} s left")
-        return ", ".join(parts)
-
-    def _show(self, text: str) -> None:
+    def _show(self, run: _Going, text: str) -> None:
         self._shown_at = time.monotonic()
         if self._out is None:
             return
         room = os.get_terminal_size(self._out.fileno()).columns - len(text) - len(": ") - 1
-        cut = len(self._title) > room
-        title = f"{self._title[: max(0, room - 1)]}…" if cut else self._title
+        cut = len(run.title) > room
+        title = f"{run.title[: max(0, room - 1)]}…" if cut else run.title
         self._write(f"{title}: {text}")
 
     def _write(self, text: str) -> None:
         if self._out is not None:
             self._out.write(f"{BELOW}{text}{BACK}")
             self._out.flush()
+
+
+def _told(run: _Going, step: Mapping[str, Any]) -> str:
+    index, wall_ms = int(step["step"]), step.get("wall_ms")
+    parts = [f"step {index + 1}" + (f"/{run.steps}" if run.steps else "")]
+    if isinstance(step.get("train_loss"), float):
+        parts.append(f"loss {step['train_loss']:.3f}")
+    if isinstance(wall_ms, int | float):
+        parts.append(f"{wall_ms:.0f} ms a step")
+        if run.steps:
+            left = (run.steps - index - 1) * wall_ms / 1e3
+            parts.append(f"{left:.0f} s left")
+    return ", ".join(parts)

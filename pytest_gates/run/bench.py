@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+import threading
 from pathlib import Path
 
 from pytest_gates.model.config import RecordedRun, Run
@@ -18,7 +18,11 @@ class Bench:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._worker: Worker | None = None
+        self._making = threading.Lock()
         self.live = LiveLine(settings.terminal)
+        self.ended = threading.Event()
+        """Set at the session's end: whoever waits for a device or a run waits no longer."""
         self._obstacles: dict[Run, str | None] = {}
 
     @property
@@ -40,11 +44,17 @@ class Bench:
         """Folder of an execution's checkpoints."""
         return self.artifacts / execution.key[:24]
 
-    @cached_property
+    @property
     def worker(self) -> Worker:
         """The one way to start a process."""
-        limits = Limits(self.limit_bytes, int(self.settings.output_limit_mib * 2**20))
-        return Worker(cache=self.settings.cache, root=self.settings.root, limits=limits)
+        with self._making:
+            if self._worker is None:
+                settings = self.settings
+                limits = Limits(self.limit_bytes, int(settings.output_limit_mib * 2**20))
+                self._worker = Worker(
+                    cache=settings.cache, root=settings.root, limits=limits, ended=self.ended
+                )
+            return self._worker
 
     def obstacle(self, run: Run) -> str | None:
         """Why this machine cannot execute the run, or None."""
@@ -65,5 +75,5 @@ class Bench:
 
     def close(self) -> None:
         """End the forkserver, if one was started."""
-        if "worker" in self.__dict__:
-            self.worker.close()
+        if self._worker is not None:
+            self._worker.close()

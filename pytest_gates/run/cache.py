@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 DAY_S = 86_400.0
+YOUNG_S = 5.0
+"""Evidence this young may be of a session that has not yet said that it uses it."""
 
 
 def prune(cache: Path, limit_bytes: float) -> None:
@@ -33,10 +35,10 @@ def prune(cache: Path, limit_bytes: float) -> None:
     in_use = set(_in_use(sessions))
     found = [(*_age_and_size(one), one) for one in _folders(evidence) if one.name[0] != "."]
     total = sum(size for _, size, _ in found)
-    for _, size, folder in sorted(found):
+    for made, size, folder in sorted(found):
         if total <= limit_bytes:
             return
-        if folder.name not in in_use:
+        if folder.name not in in_use and time.time() - made > YOUNG_S:
             shutil.rmtree(folder, ignore_errors=True)
             total -= size
 

@@ -10,19 +10,22 @@ import json
 import os
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from pytest_gates.errors import RunError
+from pytest_gates.errors import RunError, SessionEndedError
 from pytest_gates.evidence import Gpu
 
 _POLL_S = 0.05
+
+T = TypeVar("T")
 
 
 def lock_folder() -> Path:
@@ -39,6 +42,7 @@ def gpu_lock(
     running: str,
     timeout_s: float,
     folder: Path | None = None,
+    ended: threading.Event | None = None,
 ) -> Iterator[tuple[Gpu, ...]]:
     """Hold GPUs for a run, all at once; yields those that were free first, in the order given.
 
@@ -49,8 +53,10 @@ def gpu_lock(
         running: what runs, for whoever waits.
         timeout_s: seconds to wait for it.
         folder: where the locks lie; None: `lock_folder()`.
+        ended: set once nobody asks for the run any more.
 
     Raises:
+        SessionEndedError: `ended` was set while it was waited for.
         RunError: somebody else holds it still; the message names the holder.
     """
     several = f", {needed} of {len(gpus)}" if len(gpus) > 1 else ""
@@ -59,7 +65,9 @@ def gpu_lock(
     by_path = {home / f"{re.sub('[^A-Za-z0-9-]', '_', str(gpu.uuid))}.lock": gpu for gpu in gpus}
     paths = list(by_path)
     with ExitStack() as held:
-        taken = _wait(lambda: _take(held, paths, needed, running), timeout_s, device, paths)
+        taken = wait_for(lambda: _take(held, paths, needed, running), timeout_s, ended)
+        if not taken:
+            raise _held_still(device, timeout_s, paths)
         yield tuple(by_path[path] for path in taken)
 
 
@@ -71,6 +79,7 @@ def cpu_lock(
     timeout_s: float,
     folder: Path | None = None,
     slots: int | None = None,
+    ended: threading.Event | None = None,
 ) -> Iterator[None]:
     """Hold as many of the machine's CPUs as a run has threads, or all of them.
 
@@ -80,8 +89,10 @@ def cpu_lock(
         running: what runs, for whoever waits.
         timeout_s: seconds to wait for them.
         folder: where the locks lie; None: `lock_folder()`.
+        ended: set once nobody asks for the run any more.
 
     Raises:
+        SessionEndedError: `ended` was set while they were waited for.
         RunError: others hold too many of them still; the message names one of the holders.
     """
     home = _folder(folder)
@@ -89,8 +100,8 @@ def cpu_lock(
     paths = [home / f"cpu-{number}.lock" for number in range(cpus)]
     needed = min(threads, cpus)
     with ExitStack() as held:
-        device = f"cpu ({needed} of {cpus} threads)"
-        _wait(lambda: _take(held, paths, needed, running), timeout_s, device, paths)
+        if not wait_for(lambda: _take(held, paths, needed, running), timeout_s, ended):
+            raise _held_still(f"cpu ({needed} of {cpus} threads)", timeout_s, paths)
         yield
 
 
@@ -101,19 +112,26 @@ def cpu_count() -> int:
     return os.cpu_count() or 1
 
 
-def _wait(
-    take: Callable[[], list[Path]], timeout_s: float, device: str, paths: Sequence[Path]
-) -> list[Path]:
+def wait_for(take: Callable[[], T], timeout_s: float, ended: threading.Event | None = None) -> T:
+    """Try until what comes is true, or the time is up; returns what came last.
+
+    Raises:
+        SessionEndedError: `ended` was set meanwhile.
+    """
+    ended = ended or threading.Event()
     until = time.monotonic() + timeout_s
-    while not (taken := take()):
-        if time.monotonic() > until:
-            holders = "; ".join(sorted({_holder(path) for path in paths if path.exists()}))
-            raise RunError(
-                f"{device} was not free within {timeout_s:g} s: it is held by {holders}; "
-                f"wait for that, or end it"
-            )
-        time.sleep(_POLL_S)
+    while not (taken := take()) and time.monotonic() <= until:
+        if ended.wait(_POLL_S):
+            raise SessionEndedError
     return taken
+
+
+def _held_still(device: str, timeout_s: float, paths: Sequence[Path]) -> RunError:
+    holders = "; ".join(sorted({_holder(path) for path in paths if path.exists()}))
+    return RunError(
+        f"{device} was not free within {timeout_s:g} s: it is held by {holders}; "
+        f"wait for that, or end it"
+    )
 
 
 def _take(held: ExitStack, paths: Sequence[Path], needed: int, running: str) -> list[Path]:

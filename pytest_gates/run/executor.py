@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from pytest_gates.disk import write_durably
-from pytest_gates.errors import GatesError, RunError
+from pytest_gates.errors import RunError
 from pytest_gates.evidence import Evidence
-from pytest_gates.model.config import Run
+from pytest_gates.model.config import RecordedRun, Run
 from pytest_gates.run.cache import prune
+from pytest_gates.run.device_lock import cpu_count, wait_for
 from pytest_gates.run.drivers import DRIVERS, Bench
-from pytest_gates.run.plan import Execution
+from pytest_gates.run.lanes import Ahead, Lanes
+from pytest_gates.run.plan import Execution, bears_company, threads_of
 from pytest_gates.settings import Settings
 
 PRUNE_EACH = 16
 """The cache is looked through whenever a sixteenth of its limit is new, and at the end."""
+MOST_AT_ONCE = 4
+"""Executions of one session that go on beside each other, however many CPUs there are."""
 IGNORE = "# Made by pytest-gates: evidence that no record cites, corpora, locks.\n*\n"
 
 
@@ -30,16 +35,40 @@ class Executor:
         self._settings = settings
         self._read = read
         self._bench = Bench(settings)
-        self._locations: dict[Execution, str] = {}
-        self._failures: dict[Execution, GatesError] = {}
+        self._room = min(settings.cpu_slots or cpu_count(), MOST_AT_ONCE)
+        self._lanes = Lanes(self._locate, room=self._room, needs=self._needs)
+        self._timed: Collection[str] = frozenset()
+        self._lock = threading.Lock()
         self._unpruned = 0
         """Bytes sealed since the cache was last pruned."""
 
     def close(self) -> None:
         """End all processes of this session's runs."""
+        self.stop()
         self._bench.close()
         if self._unpruned:
             self._prune()
+
+    def stop(self) -> None:
+        """End what runs, and begin nothing more."""
+        self._bench.ended.set()
+        self._lanes.close()
+
+    def plan(self, ahead: Ahead, timed: Collection[str]) -> None:
+        """Executions that will be asked for, in order: begun with while there is room.
+
+        Args:
+            ahead: with who will ask for each.
+            timed: hashes of runs that must be alone (see `plan.timed_runs`).
+        """
+        self._timed = timed
+        self._lanes.plan(pair for pair in ahead if bears_company(pair[0], timed))
+
+    def _needs(self, execution: Execution) -> int:
+        if isinstance(execution.run, RecordedRun):
+            return 0  # files are read
+        alone = not bears_company(execution, self._timed)
+        return self._room if alone else min(threads_of(execution.run), self._room)
 
     def discard_artifacts(self) -> None:
         """Remove the checkpoints that this session's runs left; no run will continue them."""
@@ -56,32 +85,24 @@ class Executor:
             RunError: it could not be executed, or its device stayed held by another process.
             EvidenceError: its evidence could not be kept.
         """
-        if execution in self._locations:
-            return self._read(self._locations[execution])
-        if execution in self._failures:  # an hour's wait for a device is not waited twice
-            raise self._failures[execution]
-        try:
-            location = self._locations[execution] = self._locate(execution, holder)
-        except GatesError as error:
-            self._failures[execution] = error
-            raise
-        return self._read(location)
+        return self._read(self._lanes.obtain(execution, holder))
 
     def _locate(self, execution: Execution, holder: str) -> str:
         marker = self._marker(execution)
         if not marker.exists():
             self._prepare()
             if execution.source is not None:
-                self.obtain(execution.source, holder)
+                self._locate(execution.source, holder)
             name = execution.group or execution.key
             lock = FileLock(self._settings.cache / "locks" / f"run-{name[:24]}.lock")
-            try:
-                with lock.acquire(timeout=self._settings.lock_timeout_s):
-                    if not marker.exists():
-                        self._execute(execution, holder, marker)
-            except Timeout:
+            if not wait_for(lambda: _taken(lock), self._settings.lock_timeout_s, self._bench.ended):
                 raise RunError(f"another process is executing {execution.title} for too long; "
-                               "see gates_lock_timeout_s") from None  # fmt: skip
+                               "see gates_lock_timeout_s")  # fmt: skip
+            try:
+                if not marker.exists():
+                    self._execute(execution, holder, marker)
+            finally:
+                lock.release()
         location: str = json.loads(marker.read_text(encoding="utf-8"))["location"]
         return location
 
@@ -96,9 +117,11 @@ class Executor:
         for one, folder in zip(execution.companions, sealed, strict=True):
             location = folder.relative_to(self._settings.root).as_posix()
             write_durably(self._marker(one), json.dumps({"location": location}).encode())
-            self._unpruned += sum(file.stat().st_size for file in folder.iterdir())
-        if self._unpruned > self._limit_bytes / PRUNE_EACH:
-            self._prune()
+            with self._lock:
+                self._unpruned += sum(file.stat().st_size for file in folder.iterdir())
+        with self._lock:
+            if self._unpruned > self._limit_bytes / PRUNE_EACH:
+                self._prune()
 
     @property
     def _limit_bytes(self) -> float:
@@ -117,3 +140,11 @@ class Executor:
                 ignore.write_text(IGNORE, encoding="utf-8")
         except OSError as error:
             raise RunError(f"{cache} cannot be written: {error.strerror}") from None
+
+
+def _taken(lock: FileLock) -> bool:
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    return True

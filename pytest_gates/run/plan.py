@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from pytest_gates.canonical import digest
-from pytest_gates.contract.models import Gate
+from pytest_gates.contract.models import Falsifier, Gate
+from pytest_gates.errors import GatesError
 from pytest_gates.evidence import run_hash
 from pytest_gates.model.config import (
     CommandRun,
@@ -18,9 +19,11 @@ from pytest_gates.model.config import (
     RecordedRun,
     Run,
 )
-from pytest_gates.model.faults import Fault, misfit
+from pytest_gates.model.faults import Fault, Planted, misfit
 from pytest_gates.model.training import DataEnd, FlippedBit, ValidationLoss
 
+LARGE = 50_000_000
+"""Parameters of which more are 200 MB and, while they are traced or trained, several times that."""
 SHOWN = 60
 """Characters of a command line that people are shown."""
 
@@ -76,6 +79,76 @@ class Execution:
     def title(self) -> str:
         """What runs, in a few words."""
         return describe(self.run) + (f", fault {self.fault.fault}" if self.fault else "")
+
+
+def ahead(
+    items: Iterable[Gate | Falsifier], obstacle: Callable[[Gate], str | None]
+) -> Iterator[tuple[Execution, str]]:
+    """The executions that items will ask for one after the other, each with the gate it is for.
+
+    Only of gates that this machine can execute; `obstacle` says why it cannot.
+    """
+    for item in items:
+        gate = _gate_of(item)
+        programs = CommandRun | RecordedRun
+        if gate is None or all(isinstance(run, programs) for run in gate.runs.values()):
+            continue
+        try:
+            if obstacle(gate) is not None:
+                continue
+        except GatesError:  # it is told where the item is due
+            continue
+        fault = item.fault if isinstance(item, Falsifier) else None
+        sabotaged = [fault] if fault is not None and not isinstance(fault, Planted) else []
+        for one in (*sabotaged, None):
+            for many in executions(gate, one).values():
+                for execution in many:
+                    source = execution.source
+                    yield from [(source, gate.id)] if source is not None else ()
+                    yield execution, gate.id
+
+
+def _gate_of(item: Gate | Falsifier) -> Gate | None:
+    """The gate that an item judges, if there is anything to execute."""
+    gate = item if isinstance(item, Gate) else item.gate
+    return None if gate is None or gate.prose else gate
+
+
+def timed_runs(items: Iterable[Gate | Falsifier]) -> frozenset[str]:
+    """Hashes of the runs of gates whose outcome depends on what else the machine does."""
+    gates = (gate for item in items if (gate := _gate_of(item)) is not None)
+    timed = (gate for gate in gates if any(check.timed() for check in gate.checks))
+    return frozenset(run_hash(run) for gate in timed for run in gate.runs.values())
+
+
+def bears_company(execution: Execution, timed: Collection[str]) -> bool:
+    """Whether other executions may go on beside this one, and it may begin before it is asked for.
+
+    Not where time is what is judged, where a GPU is asked for, where the model is so large that two
+    may not fit into memory, and where a program of the team's own runs: what that reads, and what
+    it leaves, is known to those who put it into their order.
+    """
+    run = execution.run
+    if isinstance(run, CommandRun | RecordedRun):
+        return False
+    if isinstance(run, ProbeRun):
+        return run.host.cuda != "visible"
+    small = run.architecture is not None and run.architecture.parameters <= LARGE
+    alone = run.device != "cpu" or execution.group is not None or run_hash(run) in timed
+    return small and not alone
+
+
+def processes_of(run: Run) -> int:
+    """Processes of the run on this machine."""
+    launch = run.launch if isinstance(run, PretrainRun) else None
+    return 1 if launch is None else launch.processes
+
+
+def threads_of(run: Run) -> int:
+    """CPU threads of all processes of a run."""
+    if isinstance(run, ProbeRun | RecordedRun):
+        return 1
+    return run.threads * processes_of(run)
 
 
 def executions(gate: Gate, fault: Fault | None = None) -> Mapping[str, tuple[Execution, ...]]:

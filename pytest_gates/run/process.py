@@ -62,6 +62,7 @@ class RunProcess:
         tells: Path | None = None,
         most: int | None = None,
         launch: Launch | None = None,
+        imports: Sequence[str] = (),
     ) -> None:
         """Not started yet.
 
@@ -73,6 +74,7 @@ class RunProcess:
             told: sizes the run is told to allocate.
             tells: where those lines are; None: where the program's own runs write them.
             most: bytes of them that are followed; None: all.
+            imports: modules that the forkserver is to have, beside those it has preloaded.
             launch: ranks that it starts; None: it is the one rank itself, whatever it starts.
         """
         self._server = server
@@ -80,6 +82,7 @@ class RunProcess:
         self._staging = staging
         self._told = told
         self._on_line = on_line
+        self._imports = tuple(imports)
         self._launched = launch is not None
         count = 1 if launch is None else launch.ranks
         telling = [staging / "out" / f"telemetry-{rank}.jsonl" for rank in range(count)]
@@ -118,6 +121,7 @@ class RunProcess:
             out=str(self._staging / "out"),
             log=str(self._staging / "log.txt"),
             linger_s=self.linger_s,
+            imports=self._imports,
         )
         self._until = None if timeout_s is None else time.monotonic() + timeout_s
 

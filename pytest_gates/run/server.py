@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import selectors
+import select
 import site
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
@@ -50,8 +51,9 @@ class Server:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._stdout, selectors.EVENT_READ)
+        self._lock = threading.Lock()
+        self._gone: RunError | None = None
+        """What is told once it is dead or closed."""
         self._messages: dict[int | None, deque[dict[str, Any]]] = defaultdict(deque)
         self._rest = b""
         try:
@@ -73,36 +75,57 @@ class Server:
         Raises:
             RunError: the forkserver is dead.
         """
-        try:
-            self._stdin.write((json.dumps(message) + "\n").encode())
-            self._stdin.flush()
-        except BrokenPipeError:
-            raise self._dead() from None
+        with self._lock:
+            if self._gone is not None:
+                raise self._gone
+            try:
+                self._stdin.write((json.dumps(message) + "\n").encode())
+                self._stdin.flush()
+            except BrokenPipeError:
+                raise self._dead() from None
 
     def receive(self, timeout_s: float, run_id: int | None = None) -> dict[str, Any] | None:
         """The next line about a run (None: about none), or None if none came in time.
 
-        Lines about other runs are kept for whoever asks for them.
+        Lines about other runs are kept for whoever asks for them. Several threads may ask, each
+        for its own run.
 
         Raises:
             RunError: the forkserver is dead.
         """
         mine = self._messages[run_id]
-        if not mine and self._selector.select(timeout_s):
-            chunk = os.read(self._stdout.fileno(), _CHUNK)
-            if not chunk:
-                raise self._dead()
-            *lines, self._rest = (self._rest + chunk).split(b"\n")
-            for message in map(json.loads, lines):
-                self._messages[message.get("id")].append(message)
-        return mine.popleft() if mine else None
+        if not mine:
+            self._readable(timeout_s)  # outside of the lock: others have their own to wait for
+        with self._lock:
+            if self._gone is not None:
+                raise self._gone
+            if not mine and self._readable(0.0):
+                self._read()
+            return mine.popleft() if mine else None
+
+    def _readable(self, timeout_s: float) -> bool:
+        poll = select.poll()
+        try:
+            poll.register(self._stdout, select.POLLIN)
+        except ValueError:  # closed by another thread
+            return False
+        return bool(poll.poll(timeout_s * 1e3))
+
+    def _read(self) -> None:
+        chunk = os.read(self._stdout.fileno(), _CHUNK)
+        if not chunk:
+            raise self._dead()
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for message in map(json.loads, lines):
+            self._messages[message.get("id")].append(message)
 
     def close(self) -> None:
         """End it, and with it every run that it started."""
-        self._stop()
-        self._selector.close()
-        self._stdout.close()
-        self._errors.close()
+        with self._lock:
+            self._gone = RunError("the forkserver, which starts the runs, was ended")
+            self._stop()
+            self._stdout.close()
+            self._errors.close()
 
     def _stop(self) -> None:
         with suppress(BrokenPipeError):  # a line to a dead forkserver was still in the buffer
@@ -127,10 +150,11 @@ class Server:
         self._errors.seek(0)
         said = self._errors.read().decode(errors="replace").strip()
         last = f": {said.splitlines()[-1]}" if said else ""
-        return RunError(
+        self._gone = RunError(
             f"the forkserver, which starts the runs, ended with code "
             f"{self._process.returncode}{last}; {_REMEDY}"
         )
+        return self._gone
 
 
 _REMEDY = f"try `{Path(sys.executable).name} -c 'import torch'` in this environment"

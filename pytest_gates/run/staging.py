@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import shutil
 import tempfile
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ class Staging:
         self._folder = folder
         self._locks: dict[Path, BinaryIO] = {}
         self._swept = False
+        self._lock = threading.Lock()
 
     def make(self) -> Path:
         """A new folder; what dead owners left is removed first, once.
@@ -34,16 +36,17 @@ class Staging:
         Raises:
             OSError: the disk refuses.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        if not self._swept:
-            sweep(self._folder)
-            self._swept = True
-        self._release_removed()
-        made = Path(tempfile.mkdtemp(dir=self._folder))
-        lock = (made / OWNER).open("wb")
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._locks[made] = lock
-        return made
+        with self._lock:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if not self._swept:
+                sweep(self._folder)
+                self._swept = True
+            self._release_removed()
+            made = Path(tempfile.mkdtemp(dir=self._folder))
+            lock = (made / OWNER).open("wb")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._locks[made] = lock
+            return made
 
     def close(self) -> None:
         """Let go of all folders; those that are still there are nobody's now."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pytest_gates.errors import SessionEndedError
 from pytest_gates.run.process import OnLine, RunProcess
 
 TURN_STEPS = 5
@@ -27,33 +29,36 @@ class Turn:
             self._pass_on(line)
 
 
-def take_turns(runs: Sequence[tuple[RunProcess, Turn]], turn_steps: int) -> None:
+def take_turns(
+    runs: Sequence[tuple[RunProcess, Turn]], turn_steps: int, ended: threading.Event
+) -> None:
     """Watch runs to their ends; of several only one goes on at a time, and they begin held.
 
     Raises:
         RunError: the forkserver is dead.
+        SessionEndedError: `ended` was set while they went on.
     """
+
+    def until(reached: Callable[[], bool]) -> None:
+        while not reached():
+            if ended.is_set():
+                raise SessionEndedError
+            for process, _ in runs:
+                if not process.over:
+                    process.watch()
+
     if len(runs) == 1:
-        _until(runs, lambda: runs[0][0].over)
+        until(lambda: runs[0][0].over)
         return
     for process, turn in runs:
-        _until(runs, lambda p=process, t=turn: p.over or t.stands_before is not None)  # type: ignore[misc]
+        until(lambda p=process, t=turn: p.over or t.stands_before is not None)  # type: ignore[misc]
     while going := [(process, turn) for process, turn in runs if not process.over]:
         for process, turn in going:
-            _go(runs, process, turn, turn_steps)
+            _let_go(process, turn, turn_steps)
+            until(lambda p=process, t=turn: p.over or t.stands_before is not None)  # type: ignore[misc]
 
 
-def _go(
-    runs: Sequence[tuple[RunProcess, Turn]], process: RunProcess, turn: Turn, turn_steps: int
-) -> None:
+def _let_go(process: RunProcess, turn: Turn, turn_steps: int) -> None:
     assert turn.stands_before is not None, "a run that goes on has no turn to take"
-    until, turn.stands_before = turn.stands_before + turn_steps, None
-    process.hold_before(until)
-    _until(runs, lambda: process.over or turn.stands_before is not None)
-
-
-def _until(runs: Sequence[tuple[RunProcess, Turn]], reached: Callable[[], bool]) -> None:
-    while not reached():
-        for process, _ in runs:
-            if not process.over:
-                process.watch()
+    before, turn.stands_before = turn.stands_before + turn_steps, None
+    process.hold_before(before)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from pytest_gates.model.config import (
 from pytest_gates.model.forkserver import PRELOAD
 from pytest_gates.model.program import ENTRY as PROGRAM
 from pytest_gates.run.counterexamples import Known
-from pytest_gates.run.entry import ENTRY
+from pytest_gates.run.entry import ENTRY, imports_of
 from pytest_gates.run.gpus import Gpus, NoGpuError, find_gpus
 from pytest_gates.run.host import capability, host_info
 from pytest_gates.run.process import Observe, OnLine, RunProcess
@@ -111,6 +112,7 @@ class Worker:
         entry: str = ENTRY,
         preload: Sequence[str] = PRELOAD,
         limits: Limits = LIMITS,
+        ended: threading.Event | None = None,
     ) -> None:
         """Nothing is started before the first run.
 
@@ -121,6 +123,7 @@ class Worker:
             entry: `module:name` of what a run calls in its process.
             preload: modules that the forkserver imports once for all runs.
             limits: the most that a program of the team's own may write.
+            ended: set once nobody asks for any run any more; those that go on are ended then.
         """
         self.environ = environment(os.environ)
         self._cache = cache.absolute()
@@ -130,6 +133,9 @@ class Worker:
         self._entry = entry
         self._preload = tuple(preload)
         self._limits = limits
+        self._ended = ended or threading.Event()
+        self._once = threading.RLock()
+        """Held by whichever thread makes what all of them use."""
         self._server: Server | None = None
         self._programs: Server | None = None
         """A forkserver that imports nothing: a program brings its own interpreter."""
@@ -139,9 +145,10 @@ class Worker:
     @property
     def gpus(self) -> Gpus:
         """What NVML tells of this machine."""
-        if self._gpus is None:
-            self._gpus = find_gpus()
-        return self._gpus
+        with self._once:
+            if self._gpus is None:
+                self._gpus = find_gpus()
+            return self._gpus
 
     def execute(
         self,
@@ -168,6 +175,7 @@ class Worker:
 
         Raises:
             RunError: staging could not be written, or the forkserver is dead.
+            SessionEndedError: `ended` was set.
             KeyboardInterrupt: and whatever else came meanwhile, `on_line`'s errors too; the run's
                 processes are dead then, and its staging folder is gone.
         """
@@ -184,7 +192,7 @@ class Worker:
     ) -> list[Finished]:
         """Execute runs beside each other, all but one held; each goes `turn_steps` in its turn.
 
-        A run alone is never held. Raises what `execute` does.
+        A run alone is never held. Raises what `execute` does. Several threads may call it at once.
         """
         staged: list[Path] = []
         try:
@@ -220,7 +228,9 @@ class Worker:
             _write_request(staging, request.model_dump_json())
             launch = run.launch if isinstance(run, PretrainRun) else None
             told = request.allocations_mib
-            process = RunProcess(server, number, staging, turn, told=told, launch=launch)
+            process = RunProcess(
+                server, number, staging, turn, told=told, launch=launch, imports=imports_of(run)
+            )
         return _Watched(staging, process, server, turn, observe, gpus, unseen)
 
     def _request(self, run: ExecutedRun, order: Order, staging: Path, *, watched: bool) -> Request:
@@ -280,6 +290,13 @@ class Worker:
                 server.close()
         self._server = self._programs = None
 
+    def _forget(self, dead: Sequence[Server]) -> None:
+        with self._once:
+            for server in dead:
+                server.close()
+            self._server = None if self._server in dead else self._server
+            self._programs = None if self._programs in dead else self._programs
+
     def __enter__(self) -> Self:
         return self
 
@@ -326,14 +343,18 @@ class Worker:
             return self._staging.make()
 
     def _started_server(self) -> Server:
-        if self._server is None:
-            self._server = Server(entry=self._entry, preload=self._preload, environ=self.environ)
-        return self._server
+        with self._once:
+            if self._server is None:
+                self._server = Server(
+                    entry=self._entry, preload=self._preload, environ=self.environ
+                )
+            return self._server
 
     def _program_server(self) -> Server:
-        if self._programs is None:
-            self._programs = Server(entry=PROGRAM, preload=(), environ=self.environ)
-        return self._programs
+        with self._once:
+            if self._programs is None:
+                self._programs = Server(entry=PROGRAM, preload=(), environ=self.environ)
+            return self._programs
 
     def _watch(self, watched: Sequence[_Watched], turn_steps: int, timeout_s: float | None) -> None:
         processes = [one.process for one in watched]
@@ -342,11 +363,11 @@ class Worker:
                 if len(watched) > 1:
                     one.process.hold_before(0)
                 one.process.start(one.observe, timeout_s)
-            take_turns([(one.process, one.turn) for one in watched], turn_steps)
+            take_turns([(one.process, one.turn) for one in watched], turn_steps, self._ended)
         except RunError:  # the forkserver is dead; the next run starts another one
             for process in processes:
                 process.kill_group()
-            self.close()
+            self._forget([one.server for one in watched])
             raise
         except BaseException:
             for process in processes:

@@ -55,16 +55,15 @@ def produce(bench: Bench, execution: Execution, holder: str) -> list[Path]:
     if forbidden is not None:
         raise RunError(forbidden)
     before = dict(_before(bench, run))
-    bench.live.start(f"{holder}: {execution.title}", run.declares.steps)
-    try:
-        with held_device(bench, [execution], holder) as gpus:
-            [finished] = bench.worker.execute_in_turns(
-                [Order(run, execution.fault_data, execution.repetition, gpus=gpus)],
-                timeout_s=longest_s(bench, [execution]),
-                on_line=bench.live.line,
-            )
-    finally:
-        bench.live.stop()
+    with (
+        bench.live.shows(f"{holder}: {execution.title}", run.declares.steps) as on_line,
+        held_device(bench, [execution], holder) as gpus,
+    ):
+        [finished] = bench.worker.execute_in_turns(
+            [Order(run, execution.fault_data, execution.repetition, gpus=gpus)],
+            timeout_s=longest_s(bench, [execution]),
+            on_line=on_line,
+        )
     try:
         log = _keep_log(bench, execution, finished)
         if finished.status != "COMPLETED":

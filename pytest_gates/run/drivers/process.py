@@ -10,7 +10,7 @@ from pathlib import Path
 from pytest_gates.errors import RunError
 from pytest_gates.evidence import Gpu
 from pytest_gates.evidence_store import RUNS, rank_witness, seal
-from pytest_gates.model.config import CommandRun, PretrainRun, ProbeRun, RecordedRun, Run
+from pytest_gates.model.config import CommandRun, PretrainRun, ProbeRun, RecordedRun
 from pytest_gates.readers.artifacts import ARTIFACTS, encode, inventory
 from pytest_gates.readers.witness_csv import write_witness
 from pytest_gates.revision import code_revision
@@ -18,7 +18,7 @@ from pytest_gates.run.bench import Bench
 from pytest_gates.run.counterexamples import known_counterexamples
 from pytest_gates.run.device_lock import cpu_lock, gpu_lock
 from pytest_gates.run.gpus import NoGpuError
-from pytest_gates.run.plan import Execution
+from pytest_gates.run.plan import Execution, processes_of, threads_of
 from pytest_gates.run.worker import Finished, Order
 
 CHECKPOINTS = "checkpoints"
@@ -35,17 +35,16 @@ def produce(bench: Bench, execution: Execution, holder: str) -> list[Path]:
         EvidenceError: the evidence could not be kept.
     """
     members = execution.companions
-    bench.live.start(f"{holder}: {execution.title}", _steps(execution))
     alone = len(members) == 1
-    try:
-        with held_device(bench, members, holder) as gpus:
-            finished = bench.worker.execute_in_turns(
-                [_order(bench, one, SHOWN_MIB if alone else (), gpus) for one in members],
-                timeout_s=longest_s(bench, members),
-                on_line=bench.live.line,
-            )
-    finally:
-        bench.live.stop()
+    with (
+        bench.live.shows(f"{holder}: {execution.title}", _steps(execution)) as on_line,
+        held_device(bench, members, holder) as gpus,
+    ):
+        finished = bench.worker.execute_in_turns(
+            [_order(bench, one, SHOWN_MIB if alone else (), gpus) for one in members],
+            timeout_s=longest_s(bench, members),
+            on_line=on_line,
+        )
     try:
         return [_seal(bench, *pair) for pair in zip(members, finished, strict=True)]
     finally:
@@ -63,16 +62,10 @@ def _order(
     run, source = execution.run, execution.source
     assert not isinstance(run, RecordedRun | CommandRun)
     resume_from = None if source is None else bench.kept(source)
-    own = gpus[: _processes(run)]
+    own = gpus[: processes_of(run)]
     folders = (bench.settings.evidence / RUNS, bench.sealed)
     known = known_counterexamples(bench.settings.root, folders, run)
     return Order(run, execution.fault_data, execution.repetition, show_mib, resume_from, own, known)
-
-
-def _processes(run: Run) -> int:
-    """Processes of the run on this machine."""
-    launch = run.launch if isinstance(run, PretrainRun) else None
-    return 1 if launch is None else launch.processes
 
 
 def longest_s(bench: Bench, members: Sequence[Execution]) -> float:
@@ -93,7 +86,7 @@ def held_device(
         RunError: the device stayed held.
     """
     # The one that asks for most: what it holds is enough for the others.
-    execution = max(members, key=lambda one: (_processes(one.run), _threads(one.run)))
+    execution = max(members, key=lambda one: (processes_of(one.run), threads_of(one.run)))
     run = execution.run
     assert not isinstance(run, RecordedRun)
     running = f"{holder}, {execution.title}"
@@ -103,22 +96,22 @@ def held_device(
         candidates, needed = gpus.pinnable(run, environ)
         asked = gpus.of_ranks(run, environ)
     except NoGpuError:
-        threads, slots = _threads(run), bench.settings.cpu_slots
-        with cpu_lock(threads, running=running, timeout_s=timeout_s, slots=slots):
+        slots, ended = bench.settings.cpu_slots, bench.ended
+        with cpu_lock(
+            threads_of(run), running=running, timeout_s=timeout_s, slots=slots, ended=ended
+        ):
             yield ()
         return
     device = "cuda" if isinstance(run, ProbeRun) else run.device
     with gpu_lock(
-        candidates, needed=needed, name=device, running=running, timeout_s=timeout_s
+        candidates,
+        needed=needed,
+        name=device,
+        running=running,
+        timeout_s=timeout_s,
+        ended=bench.ended,
     ) as held:
         yield () if held == asked else held
-
-
-def _threads(run: Run) -> int:
-    """CPU threads of all processes of a run."""
-    if isinstance(run, ProbeRun | RecordedRun):
-        return 1
-    return run.threads * _processes(run)
 
 
 def _seal(bench: Bench, execution: Execution, finished: Finished) -> Path:
