@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ import pytest
 # Imported here, or pytester would drop it after each session and libyaml's events with it.
 import pytest_gates.items
 import pytest_gates.plugin
+
+with suppress(ImportError):  # an extra; a second import in one process is refused by it
+    import vl_convert  # noqa: F401
 
 PLUGIN = ("-p", "pytest_gates.plugin")
 

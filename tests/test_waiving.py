@@ -114,6 +114,7 @@ def falsified(project: Project, until: str, walls: list[float], factor: float = 
 def test_a_falsifier_of_a_gate_that_is_waived_and_fails_is_waived_with_it(
     project: Project, mode: tuple[str, ...]
 ) -> None:
+    pytest.importorskip("vl_convert")
     falsified(project, "2999-12-31", SLOW).run().assert_outcomes(xfailed=2)
     html = "gates.html"
     result = project.run("-v", "-rx", *mode, "--gates-report", html, "--gates-attest", "out.json")
