@@ -1,4 +1,4 @@
-"""Write the pages of this folder that are tables of the code: `vocabulary.md` and `fields.md`.
+"""Write the pages of this folder that are tables of the code: vocabulary, fields and faults.
 
 `make schema` runs it; `tests/test_docs.py` keeps the pages in step with the code.
 """
@@ -23,6 +23,7 @@ from pytest_gates.evidence import CONTAMINATING_REASONS
 from pytest_gates.model.config import PRESETS, Architecture
 from pytest_gates.model.faults import FAULTS
 from pytest_gates.model.telemetry import EVENTS, METRICS, STATUS_MEANINGS, STATUSES
+from pytest_gates.report.catalogue import catalogue
 from pytest_gates.results import Mode, Status
 from pytest_gates.settings import INI_OPTIONS
 from pytest_gates.vocabulary import DISCHARGE_STATUSES, GPUS, THROTTLE_REASONS
@@ -269,7 +270,11 @@ def _plain(field: Mapping[str, Any]) -> str:
     return f"{told} like `{field['pattern']}`" if "pattern" in field else told
 
 
-PAGES = {FOLDER / "vocabulary.md": vocabulary, FOLDER / "fields.md": fields}
+PAGES = {
+    FOLDER / "vocabulary.md": vocabulary,
+    FOLDER / "fields.md": fields,
+    FOLDER / "faults.md": catalogue,
+}
 
 
 def main() -> int:

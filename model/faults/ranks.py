@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pytest_gates.model.config import PretrainRun
-from pytest_gates.model.faults.base import BaseFault, Injectable, untrained
+from pytest_gates.model.faults.base import BaseFault, Injectable, untimed, untrained
 from pytest_gates.model.settings import Positive
 
 
@@ -58,6 +58,11 @@ class SlowCommunication(_OfReplicas):
     meaning = "each bucket of gradients waits `ms` before it is sent to the other ranks"
     incident = "two GPUs whose link had fallen back to the host's memory"
     checks = ("ratio_of_runs", "budget")
+    fits = "training runs of several ranks with `parallel: ddp`; `mutate` injects it on CUDA alone"
+
+    def unseen(self, run: Injectable) -> str | None:
+        """See `untimed`."""
+        return untimed(run)
 
 
 class SameShard(_OfRanks):

@@ -10,7 +10,7 @@ How a gate is seen red: `inject: {fault: name, ...}` in a falsifier, or every on
 `pytest-gates mutate contracts/`. Faults of a run take effect through the public seams in
 `model/seams.py`, in a process of their own; planted evidence acts on copies in a scratch folder.
 
-This page is generated: `python -m pytest_gates.report.catalogue > docs/faults.md`.
+Written by `make schema` from the code; a test keeps it in step.
 """
 
 
@@ -30,7 +30,3 @@ def catalogue() -> str:
             seen = ", ".join(f"`{check}`" for check in form.checks)
             parts.append(f"| {told} | {form.meaning} | {form.incident} | {seen} | {form.fits} |")
     return "\n".join(parts) + "\n"
-
-
-if __name__ == "__main__":
-    print(catalogue(), end="")  # noqa: T201 - the page itself
