@@ -16,6 +16,8 @@ def note_attempt(cache: Path, contract: str, gate: str, gate_hash: str, verdict:
     the first attempt, which most are, leaves no trace: there is nothing to count from it.
     """
     folder = cache / "attempts"
+    if verdict is Verdict.PASS and not folder.is_dir():
+        return 1
     path = folder / f"{digest([contract, gate])[:32]}.jsonl"
     if verdict is Verdict.PASS and not path.exists():
         return 1
