@@ -116,7 +116,8 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, Any] 
     # Any category but `failed` and `skipped` would hide the reason in the short summary.
     status, mode = gates["status"], gates["mode"]
     if report.failed:
-        word = mode if status == "PASS" and mode == "REPLAYED" else status  # red: only replayed
+        only_replayed = mode == "REPLAYED" and status in {"PASS", "CAUGHT"}
+        word = mode if only_replayed else status
         return "failed", word[0], word
     if gates["waived"]:
         return "xfailed", "x", (f"{status} WAIVED", {"yellow": True})

@@ -101,7 +101,14 @@ HINT_CUTOFF = 0.75
 
 
 def nearest(word: str, known: Collection[str]) -> str | None:
-    """The known word that `word` nearly spells, or None."""
+    """The known word that `word` nearly spells, or None.
+
+    Two letters that changed places are one slip, however short the word: `rnu` is `run`.
+    """
+    swapped = {word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in range(len(word) - 1)}
+    for one in known:
+        if one in swapped - {word}:
+            return one
     matches = difflib.get_close_matches(word, known, n=1, cutoff=HINT_CUTOFF)
     return matches[0] if matches else None
 

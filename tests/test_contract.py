@@ -354,6 +354,9 @@ def test_a_check_that_cannot_be_is_refused_at_its_place(check: str, told: str) -
         ("corpus", "corpsu", "6:12: unknown key `corpsu`; did you mean `corpus`?"),
         ("pretrain", "pretain", "3:13: unknown driver `pretain`; did you mean `pretrain`?"),
         ("driver: pretrain", "seed: 3", "3:5: `driver` is missing; known: pretrain, forward, "),
+        ("driver:", "drvier:", "3:5: unknown key `drvier`; did you mean `driver`?"),
+        ("pretrain", "[pretrain]", "3:13: `driver` must be a name; known: pretrain, forward, "),
+        ("pretrain", "no", "3:13: `driver` must be a name; known: pretrain, forward, probe, "),
         ("cuda:0", "cuda:16", "4:13: `device`: expected cpu, cuda, cuda:0 to cuda:15, or auto; "),
         (
             "cuda:0",
@@ -440,6 +443,22 @@ def test_a_run_that_cannot_be_is_refused_at_its_place(old: str, new: str, told: 
             "12:5: unknown key `chekcs`; did you mean `checks`?",
         ),
         ("gates:\n  - id: G\n    verdcit: pass\n", "12:5: unknown key `verdcit`; did you mean "),
+        (
+            "gates:\n  - id: G\n    rnu: base\n    checks: [{kind: exit_status}]\n",
+            "12:5: unknown key `rnu`; did you mean `run`?",
+        ),
+        (
+            "gates:\n  - id: G\n    run: base\n    checks: [{kidn: exit_status}]\n",
+            "13:15: unknown key `kidn`; did you mean `kind`?",
+        ),
+        (
+            gate("{kind: descent}", requires="{seqlen: 64}"),
+            "13:16: unknown key `seqlen`; did you mean `seq_len`?",
+        ),
+        (
+            gate("{kind: descent}", requires="{colour: red}"),
+            "13:16: unknown key `colour`; no run has such a setting",
+        ),
         ("gates:\n  - id: G\n    run: base\n", "12:10: a gate with a `run` or `requires` needs "),
         ("gates:\n  - id: G\n    checks: []\n", "12:13: `checks` must be a list of at least one"),
         ("gates:\n  - id: G\n    ship_blocking: soon\n", "12:20: `ship_blocking` is true or false"),

@@ -46,7 +46,7 @@ def test_beyond_200_gates_plain_passes_are_counted_and_the_rest_is_listed(
     table = result.stdout.str().partition("= gates =")[2]
     assert "GATE-007  pending  FAIL" in table
     assert "GATE-100  pending" not in table
-    result.stdout.fnmatch_lines(["201 that passed are not listed; -v lists them"])
+    result.stdout.fnmatch_lines(["201 gates that passed are not listed; -v lists them"])
     result.stdout.fnmatch_lines(["and more than these 200 lines; -v shows them all"])
 
 

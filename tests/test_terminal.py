@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_gates.report.terminal import HEAD, column_widths, table_row, tally
+from pytest_gates.report.terminal import HEAD, MANY, column_widths, listed, table_row, tally
 from pytest_gates.results import Mode, Result, Status
 
 PASSED = Result(
@@ -73,6 +73,37 @@ def test_gates_never_seen_red_are_named_up_to_three() -> None:
 def test_prose_is_counted_and_nothing_else() -> None:
     prose = replace(BLOCKED, prose=True, reason="nothing executable")
     assert tally([prose]) == ["gates: 1", "prose only, nothing executable: 1"]
+    both = [prose, replace(prose, kind="falsifier"), replace(prose, kind="falsifier")]
+    assert tally(both) == ["gates: 1", "prose only, nothing executable: 1, and 2 falsifiers"]
+
+
+def test_prose_that_claims_a_verdict_is_counted_by_it() -> None:
+    claim = replace(BLOCKED, prose=True, status=Status.UNFOUNDED, red=True)
+    assert tally([claim])[0] == "gates: 1 (1 UNFOUNDED)"
+
+
+def test_a_cause_of_doubt_is_told_once_with_the_gates_that_it_concerns() -> None:
+    doubtful = [
+        replace(PASSED, subject=f"GATE-{number}", suspect=("torch: 2.11.0 -> 2.13.0",))
+        for number in range(5)
+    ]
+    doubtful[0] = replace(doubtful[0], suspect=(*doubtful[0].suspect, "driver: 1 -> 2"))
+    assert [line for line in tally(doubtful) if line.startswith("SUSPECT")] == [
+        "SUSPECT: GATE-0, GATE-1, GATE-2 and 2 more: torch: 2.11.0 -> 2.13.0",
+        "SUSPECT: GATE-0: driver: 1 -> 2",
+    ]
+
+
+def test_where_rows_are_many_the_table_stays_one_of_gates() -> None:
+    gates = [replace(PASSED, subject=f"GATE-{number}") for number in range(MANY // 2)]
+    caught = replace(PASSED, kind="falsifier", status=Status.CAUGHT)
+    blocked = replace(BLOCKED, kind="falsifier")
+    survived = replace(caught, status=Status.SURVIVED, red=True)
+    few = [*gates, *[caught] * (MANY // 2)]
+    assert listed(few) == few
+    assert listed([*few, blocked, survived]) == [*gates, survived]
+    failed = replace(PASSED, status=Status.FAIL, red=True)
+    assert listed([*gates, *gates, BLOCKED, failed, caught]) == [BLOCKED, failed]
 
 
 @pytest.mark.parametrize(

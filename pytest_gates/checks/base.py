@@ -105,6 +105,10 @@ Window = Annotated[
 """First and last step, both included."""
 
 
+_EXACT = 2**53
+"""Whole numbers beyond it have no exact form in JSON, and so none in a gate's hash."""
+
+
 def number(value: object) -> int | float:
     """A number as YAML gave it, or a ValueError. Text and booleans are none, NaN is no limit."""
     if isinstance(value, str) and value.strip("+-.").lower() == "nan":
@@ -112,6 +116,8 @@ def number(value: object) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         # pydantic reports a ValueError at its place; a TypeError would pass through it.
         raise ValueError("expected a number")  # noqa: TRY004
+    if isinstance(value, int) and abs(value) > _EXACT:
+        raise ValueError("a whole number beyond 2^53 is not exact in JSON; write it as 1.0e+16")
     if math.isnan(value):
         raise ValueError("NaN is no limit: nothing is above or below it")
     return value

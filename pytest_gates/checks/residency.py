@@ -44,7 +44,7 @@ def _layers(value: object) -> object:
         raise ValueError("expected a list of layers")
     for entry in value:
         names = entry if isinstance(entry, list | tuple) else [entry]
-        unknown = [name for name in names if name not in LAYERS]
+        unknown = [name for name in names if not isinstance(name, str) or name not in LAYERS]
         if unknown or not names:
             raise ValueError(
                 f"unknown layer {unknown[0] if unknown else entry!r}; known: {', '.join(LAYERS)}"

@@ -12,7 +12,7 @@ from pytest_gates.contract.models import Expectation, Falsifier, Gate, GpuRow, c
 from pytest_gates.contract.nodes import Mapping as MappingNode
 from pytest_gates.contract.nodes import Node, Scalar, node_at
 from pytest_gates.contract.runs import RunTable
-from pytest_gates.contract.typed import Source
+from pytest_gates.contract.typed import Source, nearly
 from pytest_gates.contract.words import FALSIFIER_KEYS, hint
 from pytest_gates.model.config import Run
 from pytest_gates.model.faults import FAULTS, BaseFault, Fault, Planted, misfit
@@ -93,7 +93,8 @@ class FalsifierLoader:
         name = _text(node, "fault") if isinstance(node, MappingNode) else ""
         if name not in FAULT_NAMES:
             what = f"unknown fault `{name}`" if name else "`inject` needs a `fault`"
-            self.say(node_at(node, ("fault",)), f"{what}; {hint(name, FAULT_NAMES)}")
+            unknown = node_at(node, ("fault",)), f"{what}; {hint(name, FAULT_NAMES)}"
+            self.say(*(nearly(node, "fault") or unknown))
             return None
         return typed(FAULT_NAMES[name], node)  # type: ignore[return-value]  # all are in the union
 

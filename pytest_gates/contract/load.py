@@ -24,9 +24,17 @@ from pytest_gates.contract.models import (
 )
 from pytest_gates.contract.nodes import Mapping as MappingNode
 from pytest_gates.contract.nodes import Node, Scalar, Sequence, node_at, parse_document, to_data
-from pytest_gates.contract.runs import Caps, RunTable
-from pytest_gates.contract.typed import Source, build, found, locate_below, surprises, without
-from pytest_gates.contract.words import GATE_KEYS, TOP_KEYS, hint, misspelt
+from pytest_gates.contract.runs import SETTINGS, Caps, RunTable
+from pytest_gates.contract.typed import (
+    Source,
+    build,
+    found,
+    locate_below,
+    nearly,
+    surprises,
+    without,
+)
+from pytest_gates.contract.words import GATE_KEYS, TOP_KEYS, hint, misspelt, nearest
 from pytest_gates.errors import ContractError, Finding
 from pytest_gates.model.config import Run
 
@@ -178,7 +186,7 @@ class _Loader:
             self._say(node, "an executable gate needs an `id`")
         repeats = self._repeats(node, run, checks)
         runs = {name: self.table.typed[name] for name in repeats if name in self.table.typed}
-        if len(runs) == len(repeats) and (run is None or run in runs):
+        if len(runs) == len(repeats) and (run in runs if run else "run" not in meant):
             self._refusals(node, checks, run, runs)
         return Gate(
             id=self._text(node, "id") or fallback,
@@ -211,12 +219,18 @@ class _Loader:
 
     def _requires(self, node: MappingNode) -> dict[str, Any]:
         value = node.get("requires")
-        data = to_data(value) if value is not None else {}
-        if isinstance(data, dict):
-            return data
-        assert value is not None
-        self._say(value, "`requires` must be a mapping of settings")
-        return {}
+        if value is None:
+            return {}
+        if not isinstance(value, MappingNode):
+            self._say(value, "`requires` must be a mapping of settings")
+            return {}
+        for key, _ in value.entries:
+            if key.value.partition(".")[0] not in SETTINGS:
+                near = nearest(key.value, SETTINGS)
+                expected = f"did you mean `{near}`?" if near else "no run has such a setting"
+                self._say(key, f"unknown key `{key.value}`; {expected}")
+        data: dict[str, Any] = to_data(value)
+        return data
 
     def _checks(self, node: MappingNode) -> tuple[Check, ...]:
         listed = node.get("checks")
@@ -233,7 +247,7 @@ class _Loader:
         if model is None:
             at = node_at(node, ("kind",))
             what = f"unknown check `{kind}`" if kind else "a check needs a `kind`"
-            self._say(at, f"{what}; {hint(kind, CHECK_KINDS)}")
+            self._say(*(nearly(node, "kind") or (at, f"{what}; {hint(kind, CHECK_KINDS)}")))
             return None
         return self._typed(model, node)
 

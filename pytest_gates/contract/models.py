@@ -8,7 +8,7 @@ from datetime import date
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr
 
 from pytest_gates.canonical import digest, text_digest
 from pytest_gates.checks.base import Check, Verdict
@@ -16,8 +16,7 @@ from pytest_gates.errors import Place
 from pytest_gates.evidence import run_hash
 from pytest_gates.model.config import Run
 from pytest_gates.model.faults import Fault
-
-Positive = Annotated[StrictFloat | StrictInt, Field(gt=0, allow_inf_nan=False)]
+from pytest_gates.model.settings import Positive
 
 
 class Block(BaseModel):

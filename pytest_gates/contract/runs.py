@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pytest_gates.contract.nodes import Mapping as MappingNode
-from pytest_gates.contract.nodes import Node, Path, Scalar, node_at, to_data
-from pytest_gates.contract.typed import Locate, Source, build, surprises, without
+from pytest_gates.contract.nodes import Node, Path, Scalar, node_at, surprise, to_data
+from pytest_gates.contract.typed import Locate, Source, build, nearly, surprises, without
 from pytest_gates.contract.words import hint
 from pytest_gates.errors import Finding
 from pytest_gates.model.command import OUT
@@ -21,6 +21,7 @@ from pytest_gates.model.config import (
     RecordedRun,
     Run,
 )
+from pytest_gates.model.declared import Declared
 
 DRIVERS: dict[str, type[PretrainRun | ForwardRun | ProbeRun | CommandRun | RecordedRun]] = {
     "pretrain": PretrainRun,
@@ -29,6 +30,11 @@ DRIVERS: dict[str, type[PretrainRun | ForwardRun | ProbeRun | CommandRun | Recor
     "command": CommandRun,
     "recorded": RecordedRun,
 }
+
+SETTINGS = tuple(
+    dict.fromkeys(name for model in (*DRIVERS.values(), Declared) for name in model.model_fields)
+)
+"""Every setting of a run, or of the files of a recorded one."""
 
 
 @dataclass(frozen=True)
@@ -166,10 +172,8 @@ class RunTable:
         except _NoSourceError:
             return None
         driver = raw.get("driver")
-        if driver not in DRIVERS:
-            what = "`driver` is missing" if driver is None else f"unknown driver `{driver}`"
-            text = f"{what}; {hint(str(driver), DRIVERS)}"
-            self.findings.append(self._source.finding(locate(("driver",)), text))
+        if not isinstance(driver, str) or driver not in DRIVERS:
+            self.findings.append(self._source.finding(*_no_driver(driver, locate)))
             return None
         run = build(DRIVERS[driver], raw, self._source, locate)
         if isinstance(run, tuple):
@@ -269,3 +273,15 @@ def outside(run: Run) -> Iterator[tuple[Path, str]]:
 
 def _over(what: str, value: int, cap: int, option: str) -> str:
     return f"{value} {what} exceed the cap of {cap}; raise `{option}` in pytest's configuration"
+
+
+def _no_driver(driver: object, locate: Locate) -> tuple[Node, str]:
+    """Where and why there is no such driver."""
+    at = locate(("driver",))
+    if driver is None:
+        missing = f"`driver` is missing; {hint('', DRIVERS)}"
+        return nearly(locate(()), "driver") or (at, missing)
+    if isinstance(driver, str):
+        return at, f"unknown driver `{driver}`; {hint(driver, DRIVERS)}"
+    why = surprise(at)
+    return at, f"`driver` must be a name; {hint('', DRIVERS)}" + (f" ({why})" if why else "")

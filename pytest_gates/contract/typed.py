@@ -58,6 +58,15 @@ def key_node(parent: Node, key: str | int) -> Node:
     return parent
 
 
+def nearly(node: Node, key: str) -> tuple[Node, str] | None:
+    """The key that nearly spells one that is missing, and what to say of it."""
+    if isinstance(node, MappingNode) and node.get(key) is None:
+        for entry, _ in node.entries:
+            if nearest(entry.value, (key,)) is not None:
+                return entry, f"unknown key `{entry.value}`; did you mean `{key}`?"
+    return None
+
+
 def surprises(node: Node, path: tuple[str | int, ...] = ()) -> Iterator[tuple[Node, str]]:
     """Plain numbers below a node that YAML 1.1 reads as other than they look."""
     if isinstance(node, Scalar):

@@ -32,7 +32,7 @@ ELASTIC = (HEAD.index("measured"), HEAD.index("limit"))
 NARROWEST, WIDEST = 14, 44
 GAP = "  "
 MANY = 200
-"""Rows beyond which plain passes are only counted, and lines of diffs that are shown."""
+"""Rows of the table beyond which some are only counted, and lines of diffs that are shown."""
 NAMED = 3
 """Ids that a line of the tally names; the table and `--gates-strict` have them all."""
 WITHOUT_TERMINAL = (160, 24)
@@ -74,9 +74,8 @@ def tally(results: Sequence[Result]) -> list[str]:
     """Gates by verdict, gates of prose only, gates never seen red, and why some are blocked."""
     gates = [result for result in results if result.kind == "gate"]
     real = [gate for gate in gates if not gate.prose]
-    lines = [f"gates: {len(gates)}" + _counted(real)]
-    if len(gates) > len(real):
-        lines.append(f"prose only, nothing executable: {len(gates) - len(real)}")
+    lines = [f"gates: {len(gates)}" + _counted([gate for gate in gates if _judged(gate)])]
+    lines += _prose_only(results)
     if real:
         unarmed = [gate.subject for gate in real if not gate.armed_by]
         never = f"; UNARMED: {_some(unarmed)}" if unarmed else ""
@@ -84,12 +83,35 @@ def tally(results: Sequence[Result]) -> list[str]:
     lines += [
         f"waived: {gate.subject} {gate.status}: {gate.waiver}" for gate in real if gate.waiver
     ]
-    lines += [f"SUSPECT: {gate.subject}: {cause}" for gate in real for cause in gate.suspect]
+    lines += _suspect(real)
     falsifiers = [result for result in results if result.kind == "falsifier" and not result.prose]
     lines += _waived_with(falsifiers)
     if falsifiers:
         lines.append(f"falsifiers: {len(falsifiers)}" + _counted(falsifiers))
     return lines + _obstacles([*real, *falsifiers])
+
+
+def _judged(result: Result) -> bool:
+    """Whether something is said of it: prose claims nothing unless it claims a verdict."""
+    return result.red or not result.prose
+
+
+def _prose_only(results: Sequence[Result]) -> list[str]:
+    """How many gates, and falsifiers, are prose that nothing can execute."""
+    prose = Counter(result.kind for result in results if result.prose)
+    if not prose:
+        return []
+    also = f", and {prose['falsifier']} falsifiers" if prose["falsifier"] else ""
+    return [f"prose only, nothing executable: {prose['gate']}{also}"]
+
+
+def _suspect(gates: Sequence[Result]) -> list[str]:
+    """Each cause once, with the gates whose recorded verdicts it makes doubtful."""
+    by_cause: dict[str, list[str]] = {}
+    for gate in gates:
+        for cause in gate.suspect:
+            by_cause.setdefault(cause, []).append(gate.subject)
+    return [f"SUSPECT: {_some(names)}: {cause}" for cause, names in by_cause.items()]
 
 
 def _waived_with(falsifiers: Sequence[Result]) -> list[str]:
@@ -132,13 +154,13 @@ def write_summary(
     everything = reporter.config.getoption("verbose") > 0
     reporter.ensure_newline()
     reporter.section("gates", sep="=")
-    real = [result for result in results if not result.prose]
-    shown = real if everything or len(real) <= MANY else [one for one in real if _telling(one)]
+    rows = [result for result in results if _judged(result)]
+    shown = rows if everything else listed(rows)
     if shown:
         _write_table(shown, reporter)
         reporter.write_line("")
-    if len(shown) < len(real):
-        reporter.write_line(f"{len(real) - len(shown)} that passed are not listed; -v lists them")
+    if len(shown) < len(rows):
+        reporter.write_line(f"{_left_out(rows, shown)} are not listed; -v lists them")
     for line in tally(results):
         reporter.write_line(line)
     for number, line in enumerate(told):
@@ -148,9 +170,26 @@ def write_summary(
         reporter.write_line(line)
 
 
-def _telling(result: Result) -> bool:
-    """Whether it must be seen among thousands: whatever is no plain pass."""
-    return result.red or result.status not in {Status.PASS, Status.CAUGHT}
+def listed(rows: Sequence[Result]) -> list[Result]:
+    """The rows of a table that can be read.
+
+    Gate by gate as long as there are not too many: beyond that, falsifiers that are not red are
+    left to the tally first, and plain passes among thousands of gates after them.
+    """
+    if len(rows) <= MANY:
+        return list(rows)
+    gates = [one for one in rows if one.kind == "gate" or one.red]
+    if len(gates) <= MANY:
+        return gates
+    return [one for one in gates if one.red or one.status is not Status.PASS]
+
+
+def _left_out(rows: Sequence[Result], shown: Sequence[Result]) -> str:
+    """What the table has no room for: `201 gates that passed and 40 falsifiers`."""
+    left: Counter[str] = Counter(one.kind for one in rows)
+    left.subtract(one.kind for one in shown)
+    words = {"gate": "gates that passed", "falsifier": "falsifiers"}
+    return " and ".join(f"{left[kind]} {word}" for kind, word in words.items() if left[kind])
 
 
 def _write_table(results: Sequence[Result], reporter: pytest.TerminalReporter) -> None:
