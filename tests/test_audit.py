@@ -141,6 +141,20 @@ def test_evidence_byte_flipped(judged: Project, audit: Callable[..., list[str]])
     assert audit() == ["PG301", "PG301"]
 
 
+def test_evidence_of_an_id_that_is_gone_is_held_by_a_session_too(judged: Project) -> None:
+    text = text_of(judged)
+    kept = text[: text.index("    verdict: pass")] + "    verdict: pending\n"
+    path = judged.contracts / "claims.yaml"
+    path.write_text(kept.replace("id: GATE-MEDIAN", "id: GATE-NEWER"), encoding="utf-8")
+    judged.run("--gates-record", "never").assert_outcomes(passed=1)
+    telemetry = evidence_folders(judged)[0] / "telemetry-0.jsonl"
+    telemetry.write_bytes(telemetry.read_bytes() + b"\n")
+    done = judged.run("--gates-record", "never")
+    done.assert_outcomes(failed=1)
+    assert telemetry.parent.name in done.stdout.str()
+    assert "PG301" in done.stdout.str()
+
+
 def test_evidence_deleted(judged: Project, audit: Callable[..., list[str]]) -> None:
     (evidence_folders(judged)[0] / "telemetry-0.jsonl").unlink()
     assert audit() == ["PG302"]

@@ -6,7 +6,7 @@ functions of `claims` and `records`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pytest_gates.audit.claims import claim_findings
 from pytest_gates.audit.codes import AuditFinding
@@ -19,7 +19,7 @@ from pytest_gates.audit.records import (
 )
 from pytest_gates.contract.models import Contract, Falsifier, Gate
 from pytest_gates.errors import LedgerError
-from pytest_gates.ledger import Ledger
+from pytest_gates.ledger import Ledger, Record
 from pytest_gates.results import Status
 
 __all__ = ["Reader", "evidence_of", "foundation"]
@@ -31,7 +31,8 @@ def foundation(
     """What is wrong with the verdict a contract already carries, or None.
 
     UNFOUNDED: it claims a verdict that no record carries. TAMPERED: a record, its evidence or the
-    basis is not what it was when it was recorded; the message names code and file.
+    basis is not what it was when it was recorded; the message names code and file. A contract's
+    first item answers for records of ids that the contract no longer has.
     """
     try:
         for found in _findings(contract, declared, ledger, read):
@@ -50,10 +51,27 @@ def _findings(
 ) -> Iterator[AuditFinding]:
     if isinstance(declared, Gate):
         yield from claim_findings(contract, declared, ledger)
-    history = ledger.history(contract.id, declared.id)
+    yield from _history_findings(ledger.history(contract.id, declared.id), declared, read)
+    if declared is contract.items[0]:
+        for subject in _left_behind(contract, ledger):
+            yield from _history_findings(ledger.history(contract.id, subject), None, read)
+
+
+def _history_findings(
+    history: Sequence[Record], declared: Gate | Falsifier | None, read: Reader
+) -> Iterator[AuditFinding]:
     times = {record.sha: record.time for record in history}
     for record in history:
         of = f"{record.contract}::{record.subject}"
         place = record_place(record.sha)
         yield from lineage_findings(place, of, record.time, record.parents, times)
         yield from record_findings(record, declared, read)
+
+
+def _left_behind(contract: Contract, ledger: Ledger) -> list[str]:
+    """Ids under which this contract has records and declares nothing any more, in order."""
+    known = {item.id for item in contract.items}
+    subjects = {
+        record.subject for record in ledger.records().values() if record.contract == contract.id
+    }
+    return sorted(subjects - known)
