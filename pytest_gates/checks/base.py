@@ -186,11 +186,7 @@ Refusal = tuple[tuple[str | int, ...], str]
 class Check(BaseModel):
     """Base of the closed set. A concrete check adds `kind: Literal[...]` and its own fields."""
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     STRICTER: ClassVar[Mapping[str, Compare]] = MappingProxyType({})
     """Tells for a field whether another value asks for more; of the others nothing is proven."""

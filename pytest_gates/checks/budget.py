@@ -296,6 +296,8 @@ def _bad_rate(statistic: str, *, below: bool) -> Fraction:
 
 def contamination(seen: Collection[Sample]) -> tuple[str, ...]:
     """What slowed the device from outside while these samples were taken."""
+    if not seen:
+        return ()
     bits = 0
     for sample in seen:
         bits |= (sample.reasons or 0) & CONTAMINATING_REASONS
@@ -306,6 +308,8 @@ def contamination(seen: Collection[Sample]) -> tuple[str, ...]:
 
 def compiled_within(evidence: Evidence, steps: Window) -> tuple[str, ...]:
     """Whether anything was compiled in the run's process during a window of steps."""
+    if not evidence.main.events:
+        return ()
     at = [
         event.step
         for event in evidence.main.events

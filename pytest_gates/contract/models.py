@@ -23,7 +23,7 @@ Positive = Annotated[StrictFloat | StrictInt, Field(gt=0, allow_inf_nan=False)]
 class Block(BaseModel):
     """Base of the executable blocks of a contract: an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _calendar_day(text: str) -> str:

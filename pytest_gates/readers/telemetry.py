@@ -58,7 +58,7 @@ Number = Annotated[
 
 class _Line(BaseModel):
     # Keys that are not registered stay allowed: other programs say more than we read.
-    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="allow", frozen=True)
 
 
 class EventLine(_Line):
@@ -148,22 +148,6 @@ LINES: dict[str, type[_Line]] = {
     "property": PropertyLine,
 }
 """The typed form of a line by its `kind`."""
-
-
-def telemetry_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of one telemetry line."""
-    definitions: dict[str, Any] = {}
-    for line in LINES.values():
-        schema = line.model_json_schema()
-        definitions.update(schema.pop("$defs", {}))
-        definitions[line.__name__] = schema
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "A line of pytest-gates telemetry",
-        "description": "telemetry-<rank>.jsonl holds one such object a line.",
-        "oneOf": [{"$ref": f"#/$defs/{line.__name__}"} for line in LINES.values()],
-        "$defs": definitions,
-    }
 
 
 @dataclass
