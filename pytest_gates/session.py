@@ -128,7 +128,7 @@ class GatesSession:
         evidence = [self.read(reference["location"]) for reference in record.evidence]
         result = self._told_by(gate, base, judgement, Mode.REPLAYED, evidence)
         suspect = self._suspicion.causes(record, gate)
-        result = replace(result, record=record.sha, attempts=record.attempts, suspect=suspect)
+        result = result.changed(record=record.sha, attempts=record.attempts, suspect=suspect)
         if suspect and self.settings.stale == "red":
             return made_red(gate, result, f"SUSPECT: {'; '.join(suspect)} (gates_stale = red)")
         if self.settings.live:
@@ -148,8 +148,7 @@ class GatesSession:
         deciding = judgement.deciding
         red = status is not Status.PASS
         host = str(host_of(evidence)["gpu"] or "CPU") if evidence else ""
-        return replace(
-            base,
+        return base.changed(
             status=status,
             mode=mode,
             figure=(deciding.figure or "") if deciding else "",
@@ -385,13 +384,13 @@ class GatesSession:
         proposed = None if kept.proposed is None else kept.proposed.to_json()
         # A falsifier is no attempt of its gate.
         attempts = draft.attempts if draft.kind == "gate" else result.attempts
-        return replace(result, record=kept.sha, written=kept.written, proposed=proposed,
-                       attempts=attempts)  # fmt: skip
+        return result.changed(record=kept.sha, written=kept.written, proposed=proposed,
+                              attempts=attempts)  # fmt: skip
 
     def finish(self, results: Sequence[Mapping[str, Any]]) -> None:
         """Write verdicts back, once a contract; called where all results are known."""
         self._executor.stop()  # after -x or Ctrl-C there may be runs that nobody will ask for
-        self._finished = [Result.from_json(dict(one)) for one in results]
+        self._finished = [Result.from_json(one) for one in results]
         if any(one.written for one in self._finished):
             self.ledger = Ledger(self.settings.evidence)  # workers appended to it
         self._executor.discard_artifacts()

@@ -1,8 +1,9 @@
 """Boundary proof: does a verdict turn exactly at its limit?
 
 For each numeric check of a gate the limit itself, one ulp to either side, NaN and both infinities
-are tried on planted evidence, by the check's own `evaluate`. That is what PARTIAL_ALGORITHM_LEVEL
-claims: judged right on planted evidence, not yet live. A gate that fails it gets no verdict.
+are tried on planted evidence, by the decision that the check's own `evaluate` tells of. That is
+what PARTIAL_ALGORITHM_LEVEL claims: judged right on planted evidence, not yet live. A gate that
+fails it gets no verdict.
 """
 
 from __future__ import annotations

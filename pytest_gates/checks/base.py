@@ -323,6 +323,13 @@ class RunCheck(Check):
             gpus: bf16 matmul ceilings, in TFLOP/s, of the GPUs that the contract adds.
         """
 
+    def verdict_of(self, evidence: Evidence, gpus: Mapping[str, float] = NO_GPUS) -> Verdict:
+        """The verdict of `evaluate` by the same decision, without what it says of it to people.
+
+        Limits are proven by six planted executions each; nobody reads what is said of those.
+        """
+        return self.evaluate(evidence, gpus).verdict
+
 
 class RunsCheck(Check):
     """A check over several executions."""
