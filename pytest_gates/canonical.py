@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from functools import lru_cache
 from typing import Any
@@ -30,7 +30,7 @@ _MAY_SORT_OTHERWISE = re.compile(rb"[\xee-\xff]")
 # Python pads an exponent to two digits, ECMAScript does not.
 _PADDED_EXPONENT = re.compile(rb"e([+-])0([0-9])")
 _EXPONENT = re.compile(rb"e[+-][0-9]+")
-_UNSIGNED_EXPONENT = re.compile(rb"(?:^|[:,\[])-?[0-9.]+e[0-9]")
+_UNSIGNED_EXPONENT = re.compile(rb"[:,\[]-?[0-9.]+e[0-9]")
 _WHOLE_FLOATS = (b".0,", b".0]", b".0}")
 
 
@@ -135,19 +135,25 @@ def _is_written_alike(value: Any, data: bytes) -> bool:
     It keeps the order in which keys were read, and spells an exponent without a plus sign.
     """
     return (
-        _is_sorted(value)
+        type(value) is dict  # no number of its own, which stands behind no mark
+        and _is_sorted(value)
         and to_json(value) == data
         and _UNSIGNED_EXPONENT.search(data) is None
         and _is_spelled_alike(data)
     )
 
 
-def _is_sorted(value: Any) -> bool:
+def _is_sorted(value: dict[str, Any] | list[Any]) -> bool:
     """Whether each object's keys are in order, as they were read."""
+    held: Iterable[Any] = value
     if type(value) is dict:
-        keys = list(value)
-        return keys == sorted(keys) and all(map(_is_sorted, value.values()))
-    return type(value) is not list or all(map(_is_sorted, value))
+        if sorted(value) != list(value):
+            return False
+        held = value.values()
+    return not any(type(one) in _NESTED and not _is_sorted(one) for one in held)
+
+
+_NESTED = frozenset({dict, list})
 
 
 def _is_spelled_alike(data: bytes) -> bool:

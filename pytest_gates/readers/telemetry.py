@@ -243,11 +243,14 @@ def _plain_steps(lines: Lines) -> tuple[Series | None, Lines]:
     many objects as lines is one a line. If any step line is not of that kind, all are left.
     """
     steps = [text for _, text in lines if text.startswith(_STEP)]
-    rest = [(number, text) for number, text in lines if not text.startswith(_STEP)]
-    whole = steps and all(text.endswith(b"}") for text in steps)
-    if not whole or any(_STEP_WORD in text for _, text in rest):
-        return None, lines
     text = b",\n".join(steps)
+    if not steps or text.count(b"},\n{") + 1 != len(steps) or not text.endswith(b"}"):
+        return None, lines
+    rest = []
+    if len(steps) < len(lines):
+        rest = [(number, text) for number, text in lines if not text.startswith(_STEP)]
+        if any(_STEP_WORD in text for _, text in rest):
+            return None, lines
     try:
         rows: list[Any] = from_json(b"[%b]" % text, allow_inf_nan=False)
     except ValueError:
