@@ -130,7 +130,7 @@ def _is_canonical(value: Any, data: bytes) -> bool:
 
 
 def _is_written_alike(value: Any, data: bytes) -> bool:
-    """Whether the bytes are canonical, by a writer five times as fast again; a doubt is a no.
+    """Whether the bytes are canonical, by a writer several times as fast again; a doubt is a no.
 
     It keeps the order in which keys were read, and spells an exponent without a plus sign.
     """
