@@ -25,6 +25,7 @@ from pytest_gates.model.faults import FAULTS
 from pytest_gates.model.telemetry import EVENTS, METRICS, STATUS_MEANINGS, STATUSES
 from pytest_gates.report.catalogue import catalogue
 from pytest_gates.results import Mode, Status
+from pytest_gates.schema.documented import Documented
 from pytest_gates.settings import INI_OPTIONS
 from pytest_gates.vocabulary import DISCHARGE_STATUSES, GPUS, THROTTLE_REASONS
 
@@ -199,7 +200,7 @@ def fields() -> str:
     blocks: dict[str, dict[str, Any]] = {}
     sections = {}
     for name, model in models.items():
-        schema = model.model_json_schema()
+        schema = model.model_json_schema(schema_generator=Documented)
         blocks |= schema.get("$defs", {})
         sections[name] = (_lead(schema), _fields(schema))
     for name, schema in sorted(blocks.items()):

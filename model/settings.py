@@ -17,4 +17,4 @@ NotNegative = Annotated[StrictFloat | StrictInt, Field(ge=0, lt=2**53, allow_inf
 class Settings(BaseModel):
     """Base of every declared thing: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")

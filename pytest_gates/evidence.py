@@ -38,7 +38,7 @@ class Series:
     """A value that was null or absent is None. `slot` and `name` hold names; all others numbers."""
 
     def __len__(self) -> int:
-        return max((len(column) for column in self.columns.values()), default=0)
+        return len(next(iter(self.columns.values()), ()))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class ContractFile(pytest.File):
                 self.path, session.settings.shown(self.path), session.settings.caps
             )
             session.declared.add(contract)
+            gc.freeze()  # it stays to the end: no collection need look through it
         except ContractError as error:
             raise self.CollectError(str(error)) from None
         for item in contract.items:

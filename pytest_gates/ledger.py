@@ -122,6 +122,8 @@ class Record:
 
 
 _record_adapter: TypeAdapter[Record] = TypeAdapter(Record)
+_NO_HISTORY: Ancestry[Record] = Ancestry({})
+"""That of every subject without a record."""
 _FIELDS = frozenset(field.name for field in dataclasses.fields(Record))
 
 
@@ -257,7 +259,10 @@ class Ledger:
         self.records()
         key = contract, subject
         if key not in self._histories:
-            self._histories[key] = Ancestry(self._by_subject.get(key, {}))
+            records = self._by_subject.get(key)
+            if records is None:
+                return _NO_HISTORY
+            self._histories[key] = Ancestry(records)
         return self._histories[key]
 
     def _add(self, record: Record) -> None:

@@ -71,6 +71,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("gates_report") is not None:
         _require_report_extra()
     config.pluginmanager.register(SessionHooks(config), SESSION_HOOKS)
+    # After pytest's own last collections, which would look through all contracts once more.
+    config.add_cleanup(gc.unfreeze)
 
 
 def _require_report_extra() -> None:
@@ -180,11 +182,10 @@ class SessionHooks:
         gates = self.config.stash.get(SESSION, None)
         if gates is not None:
             gates.close()
-            gc.unfreeze()
         if self.terminal is not None:
             self.terminal.close()
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         gates = self.config.stash.get(SESSION, None)
         if gates is not None and self.results:
-            gates.summarise(self.results, terminalreporter)
+            gates.summarise(terminalreporter)

@@ -123,6 +123,7 @@ class Recording:
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self._settings = settings
         self._ledger = ledger
+        self._runs = (settings.evidence / RUNS).relative_to(settings.root).as_posix()
 
     def standing(self, draft: Draft) -> Record | None:
         """The record that already carries this verdict for this run and GPU, if there is one."""
@@ -173,13 +174,12 @@ class Recording:
         return self._would_cite(draft)
 
     def _would_cite(self, draft: Draft) -> list[EvidenceRef]:
-        runs = (self._settings.evidence / RUNS).relative_to(self._settings.root).as_posix()
         return [
             EvidenceRef(
                 role=role,
                 repetition=one.repetition,
                 id=one.id,
-                location=f"{runs}/{one.location.rpartition('/')[2]}",
+                location=f"{self._runs}/{one.location.rpartition('/')[2]}",
             )
             for role, executions in draft.evidence.items()
             for one in executions

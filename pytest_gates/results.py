@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -103,13 +103,27 @@ class Result:
                              "evidence": list(self.evidence)}  # fmt: skip
 
     @staticmethod
-    def from_json(data: dict[str, Any]) -> Result:
+    def from_json(data: Mapping[str, Any]) -> Result:
         """The inverse of `to_json`."""
-        return Result(**data | {"status": Status(data["status"]), "mode": Mode(data["mode"]),
-                                "armed_by": tuple(data["armed_by"]),
-                                "suspect": tuple(data["suspect"]),
-                                "observed": tuple(data["observed"]),
-                                "evidence": tuple(data["evidence"])})  # fmt: skip
+        return _of({**data, "status": Status(data["status"]), "mode": Mode(data["mode"]),
+                    "armed_by": tuple(data["armed_by"]), "suspect": tuple(data["suspect"]),
+                    "observed": tuple(data["observed"]),
+                    "evidence": tuple(data["evidence"])})  # fmt: skip
+
+    def changed(self, **now: Any) -> Result:
+        """As `dataclasses.replace`, which initialises all thirty fields one by one."""
+        return _of({**vars(self), **now})
+
+
+_FIELDS = frozenset(one.name for one in fields(Result))
+
+
+def _of(said: dict[str, Any]) -> Result:
+    """A result of all of its fields; ten thousand gates have several each."""
+    assert said.keys() == _FIELDS, said.keys() ^ _FIELDS
+    made = object.__new__(Result)
+    vars(made).update(said)
+    return made
 
 
 def armed_by_session(results: Sequence[Result]) -> list[Result]:

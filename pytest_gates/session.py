@@ -59,6 +59,7 @@ class GatesSession:
         self._recording = Recording(settings, self.ledger)
         self._suspicion = Suspicion(self.ledger)
         self._closing = Closing(settings)
+        self._finished: list[Result] = []
 
     def close(self) -> None:
         """End all processes."""
@@ -113,8 +114,7 @@ class GatesSession:
             verdict=judgement.verdict, reason=judgement.reason, judgement=judgement,
             evidence=evidence, fault=None, attempts=attempts,
         )  # fmt: skip
-        result = replace(self._kept(contract, draft, result), attempts=attempts)
-        return self._armed(contract, gate, result)
+        return self._armed(contract, gate, self._kept(contract, draft, result))
 
     def _replay(self, contract: Contract, gate: Gate, base: Result, obstacle: str) -> Result:
         records = self.ledger.current(contract.id, gate.id)
@@ -128,7 +128,7 @@ class GatesSession:
         evidence = [self.read(reference["location"]) for reference in record.evidence]
         result = self._told_by(gate, base, judgement, Mode.REPLAYED, evidence)
         suspect = self._suspicion.causes(record, gate)
-        result = replace(result, record=record.sha, attempts=record.attempts, suspect=suspect)
+        result = result.changed(record=record.sha, attempts=record.attempts, suspect=suspect)
         if suspect and self.settings.stale == "red":
             return made_red(gate, result, f"SUSPECT: {'; '.join(suspect)} (gates_stale = red)")
         if self.settings.live:
@@ -148,8 +148,7 @@ class GatesSession:
         deciding = judgement.deciding
         red = status is not Status.PASS
         host = str(host_of(evidence)["gpu"] or "CPU") if evidence else ""
-        return replace(
-            base,
+        return base.changed(
             status=status,
             mode=mode,
             figure=(deciding.figure or "") if deciding else "",
@@ -175,7 +174,8 @@ class GatesSession:
                 text = plain_report(gate, Status.UNARMED, reason + " (--gates-strict)")
                 return replace(result, status=Status.UNARMED, red=True, reason=reason, report=text)
             return replace(result, armed_by=seen)
-        return replace(result, armed_by=seen_red_by(contract, gate, self.ledger))
+        seen = seen_red_by(contract, gate, self.ledger)
+        return replace(result, armed_by=seen) if seen else result
 
     # --- falsifiers --------------------------------------------------------------------------
 
@@ -382,22 +382,23 @@ class GatesSession:
         kept = self._recording.record(draft)
         self._closing.keep(contract)
         proposed = None if kept.proposed is None else kept.proposed.to_json()
-        return replace(result, record=kept.sha, written=kept.written, proposed=proposed)
+        # A falsifier is no attempt of its gate.
+        attempts = draft.attempts if draft.kind == "gate" else result.attempts
+        return result.changed(record=kept.sha, written=kept.written, proposed=proposed,
+                              attempts=attempts)  # fmt: skip
 
     def finish(self, results: Sequence[Mapping[str, Any]]) -> None:
         """Write verdicts back, once a contract; called where all results are known."""
         self._executor.stop()  # after -x or Ctrl-C there may be runs that nobody will ask for
-        parsed = [Result.from_json(dict(one)) for one in results]
-        if any(one.written for one in parsed):
+        self._finished = [Result.from_json(one) for one in results]
+        if any(one.written for one in self._finished):
             self.ledger = Ledger(self.settings.evidence)  # workers appended to it
         self._executor.discard_artifacts()
-        self._closing.finish(parsed, self.ledger, self.read)
+        self._closing.finish(self._finished, self.ledger, self.read)
 
-    def summarise(
-        self, results: Sequence[Mapping[str, Any]], reporter: pytest.TerminalReporter
-    ) -> None:
-        """The end of the terminal's output."""
-        self._closing.summarise([Result.from_json(dict(one)) for one in results], reporter)
+    def summarise(self, reporter: pytest.TerminalReporter) -> None:
+        """The end of the terminal's output, of the results that `finish` was told."""
+        self._closing.summarise(self._finished, reporter)
 
 
 def _mode(evidence: EvidenceByRun) -> Mode:

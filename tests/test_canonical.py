@@ -9,6 +9,7 @@ import pytest
 import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic_core import to_json
 
 from pytest_gates.canonical import canonical, digest, parse_canonical, plain, text_digest
 
@@ -70,6 +71,7 @@ def test_only_the_canonical_bytes_are_accepted(value: object) -> None:
         json.dumps(value, indent=1).encode(),
         json.dumps(value, separators=(",", ":")).encode(),
         json.dumps(value, separators=(",", ":"), ensure_ascii=False, sort_keys=True).encode(),
+        to_json(value),
     ):
         if spelled == rfc8785.dumps(value):
             assert parse_canonical(spelled) == value
@@ -80,7 +82,8 @@ def test_only_the_canonical_bytes_are_accepted(value: object) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"5.0", b"1e-05", b"-0.0", b'{"a":1,"a":1}', b"NaN", b"1e999", b"", b'"\xff"', b'"\\ud800"',
+    [b"5.0", b"1e-05", b"1e-5", b"1e16", b"[0,-1.5e300]", b'{"a":1e21}',
+     b"-0.0", b'{"a":1,"a":1}', b"NaN", b"1e999", b"", b'"\xff"', b'"\\ud800"',
      b"[" * 100_000, '{"\U0001f600":1,"\ue000":2}'.encode()[:-1] + b" }", "1".encode("utf-16"),
      '{"\ue000":1,"\U0001f600":2}'.encode()],
 )  # fmt: skip

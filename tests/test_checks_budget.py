@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pytest_gates.checks.base import Verdict
+from pytest_gates.checks.bounds import Bounded
 from pytest_gates.checks.budget import Budget
 from pytest_gates.evidence import Evidence, Gpu, HostInfo, Sample, Telemetry, Witness
 from pytest_gates.model.config import RecordedRun
@@ -102,6 +103,15 @@ def test_the_verdict_turns_at_the_ends_of_the_interval(walls: list[float]) -> No
         verdict = budget(steps=check.steps, below=limit).evaluate(timed(walls)).verdict
         expected = PASS if limit > high else FAIL if limit <= low else INCONCLUSIVE
         assert verdict is expected
+
+
+@given(st.lists(st.floats(), min_size=30, max_size=30), st.sampled_from(["above", "below"]))
+def test_the_verdict_alone_is_that_of_the_whole_outcome(walls: list[float], side: str) -> None:
+    check = budget(**{side: 9})
+    bounds = Bounded.model_validate({"kind": "bounded", "metric": "wall_ms", side: 9})
+    for told in (timed(walls), timed(walls[:20]), timed([*walls[:-1], None])):
+        assert check.verdict_of(told) is check.evaluate(told).verdict
+        assert bounds.verdict_of(told) is bounds.evaluate(told).verdict
 
 
 def test_a_drifting_series_cannot_decide() -> None:

@@ -21,8 +21,9 @@ from pytest_gates.readers.json_report import read_json_report
 from pytest_gates.readers.jsonl import read_jsonl
 from pytest_gates.readers.nvidia_smi import read_nvidia_smi
 from pytest_gates.readers.recorded import adopt
-from pytest_gates.readers.telemetry import parse_telemetry, telemetry_schema
+from pytest_gates.readers.telemetry import parse_telemetry
 from pytest_gates.schema import TELEMETRY
+from pytest_gates.schema.telemetry import telemetry_schema
 
 FIELD = Path(__file__).parents[2] / "shared" / "field"
 needs_field = pytest.mark.skipif(not FIELD.is_dir(), reason="the field's recordings are not here")

@@ -15,9 +15,9 @@ from pytest_gates.checks import CHECKS
 from pytest_gates.contract.nodes import parse_document, to_data
 from pytest_gates.contract.runs import DRIVERS
 from pytest_gates.model.faults import FAULTS
-from pytest_gates.readers.telemetry import telemetry_schema
 from pytest_gates.schema import CONTRACT, TELEMETRY, published
 from pytest_gates.schema.contract import contract_schema
+from pytest_gates.schema.telemetry import telemetry_schema
 
 ROOT = Path(__file__).parent.parent
 NAMED = re.compile(r"# yaml-language-server: \$schema=(\S+)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from pytest_gates.checks.base import Verdict
@@ -27,6 +27,10 @@ FEWEST = 40
 
 GPU = "NVIDIA H200"
 """A GPU whose ceiling is in the table."""
+
+
+Trial = tuple[float, Verdict, Verdict]
+"""A value, the verdict that is expected of it, and the one that is found."""
 
 
 def never(_: float) -> bool:
@@ -51,6 +55,11 @@ class Limit:
         if self.undecided(value):
             return Verdict.INCONCLUSIVE
         return Verdict.PASS if self.passes(value) else Verdict.FAIL
+
+    @cached_property
+    def trials(self) -> tuple[Trial, ...]:
+        """Every value that is tried, what must be said of it and what is; done once a limit."""
+        return tuple((value, self.expected(value), self.judge(value)) for value in tried(self.at))
 
 
 def tried(limit: float) -> tuple[float, ...]:
@@ -106,17 +115,14 @@ def planted(
     **further: Any,
 ) -> Evidence:
     """Evidence of a run that never took place; `further` are fields of `Evidence`."""
-    said = Telemetry(
-        steps=steps or NOTHING,
-        epochs=epochs or NOTHING,
-        slots=slots or NOTHING,
-        parameters=parameters or NOTHING,
-        events=events,
-        facts=facts or {},
-    )
+    # Thousands of gates are tried at six values each: what is the same for all is made once.
+    said = object.__new__(Telemetry)
+    vars(said).update(
+        steps=steps or NOTHING, epochs=epochs or NOTHING, slots=slots or NOTHING,
+        parameters=parameters or NOTHING, events=events, facts=facts or {}, properties={},
+    )  # fmt: skip
     if host is None:
         host = HostInfo(gpu=Gpu(gpu, None, None)) if gpu else NO_HOST
-    # Thousands of gates are tried at six values each: what is the same for all is made once.
     made = object.__new__(Evidence)
     fields = {"run": run, "run_hash": run_hash(run), "host": host, "status": status}
     vars(made).update(_PLANTED | fields | {"telemetry": (said,)} | further)

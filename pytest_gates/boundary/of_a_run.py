@@ -57,7 +57,7 @@ def _of_budget(check: Budget, run: Run) -> Iterator[Limit]:
 
     def judged(gpu: str | None, value: float) -> Verdict:
         series = series_of(check.metric, [value] * len(steps), steps[0])
-        return check.evaluate(planted(run, steps=series, gpu=gpu)).verdict
+        return check.verdict_of(planted(run, steps=series, gpu=gpu))
 
     for gpu, limit in by_gpu.items():
         below = check.below is not None
@@ -80,7 +80,7 @@ def _of_bounds(check: Bounded, run: Run) -> Iterator[Limit]:
             # A status under which a finished window counts, however long the run was to be.
             status="DIVERGENCE",
         )
-        return one.evaluate(told).verdict
+        return one.verdict_of(told)
 
     for key, passes in (("above", more), ("below", less)):
         limit = getattr(check, key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -22,17 +22,34 @@ from pytest_gates.checks.ceilings import device_flops
 from pytest_gates.checks.declared import shape_of
 from pytest_gates.checks.descent import Descent
 from pytest_gates.checks.schedule import Schedule
-from pytest_gates.evidence import Evidence, Gpu, HostInfo, Series
+from pytest_gates.evidence import Evidence, Gpu, HostInfo, Series, run_hash
 from pytest_gates.model.config import PretrainRun, Run
 from pytest_gates.model.schedule import learning_rate
 
 CPU_FLOPS = 1e12
+KEPT = 1024
+"""Limits remembered of one kind."""
 SLOW_MS = 1e12
 """No step has so many operations that it could not do them in this time."""
 
 
-def _of_descent(check: Descent, run: Run) -> Iterator[Limit]:
-    """A slope and a fall cannot be planted to an ulp: limits move around what was measured."""
+def _of_descent(check: Descent, run: Run) -> tuple[Limit, ...]:
+    """A slope and a fall cannot be planted to an ulp: limits move around what was measured.
+
+    Many gates have the same check over the same run, so its limits are made and tried once.
+    """
+    key = check, run_hash(run)  # by its hash, for a run's own is taken over all that it holds
+    if key not in _descents:
+        if len(_descents) >= KEPT:
+            _descents.clear()
+        _descents[key] = tuple(_descent_limits(check, run))
+    return _descents[key]
+
+
+_descents: dict[tuple[Descent, str], tuple[Limit, ...]] = {}
+
+
+def _descent_limits(check: Descent, run: Run) -> Iterator[Limit]:
     bare = check.model_copy(update={"drop": None, "start_tolerance": None})
     yield _slope(bare, run)
     if check.drop is not None:
@@ -44,19 +61,7 @@ def _of_descent(check: Descent, run: Run) -> Iterator[Limit]:
         yield _floor(bare, run)
 
 
-def _remembered(judge: Callable[[float], Verdict]) -> Callable[[float], Verdict]:
-    """Many gates have the same check over the same run, so each value is judged once."""
-    known: dict[str, Verdict] = {}
-
-    def judged(value: float) -> Verdict:
-        if repr(value) not in known:
-            known[repr(value)] = judge(value)
-        return known[repr(value)]
-
-    return judged
-
-
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=KEPT)
 def _slope(bare: Descent, run: Run) -> Limit:
     measured = bare.evaluate(_falling(bare, run)).value
     assert measured is not None
@@ -67,10 +72,10 @@ def _slope(bare: Descent, run: Run) -> Limit:
         moved = bare.model_copy(update={"slope_below": limit})
         return moved.evaluate(_falling(bare, run)).verdict
 
-    return Limit("slope_below", measured, partial(more, measured), _remembered(judged))
+    return Limit("slope_below", measured, partial(more, measured), judged)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=KEPT)
 def _drop(bare: Descent, run: Run) -> Limit:
     beyond = bare.model_copy(update={"drop": math.inf})
     # A check that asks for more than any fall says how large this one is.
@@ -82,10 +87,10 @@ def _drop(bare: Descent, run: Run) -> Limit:
             return bare.evaluate(_falling(bare, run, by=math.nan)).verdict
         return bare.model_copy(update={"drop": limit}).evaluate(_falling(bare, run)).verdict
 
-    return Limit("drop", fall, partial(at_most, fall), _remembered(judged))
+    return Limit("drop", fall, partial(at_most, fall), judged)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=KEPT)
 def _start(bare: Descent, run: Run) -> Limit:
     expected = math.log(shape_of(run).vocab or 0)
     start = expected * 1.01
@@ -95,10 +100,10 @@ def _start(bare: Descent, run: Run) -> Limit:
         moved = bare.model_copy(update={"start_tolerance": limit})
         return moved.evaluate(_falling(bare, run, start=start)).verdict
 
-    return Limit("start_tolerance", off, partial(at_least, off), _remembered(judged))
+    return Limit("start_tolerance", off, partial(at_least, off), judged)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=KEPT)
 def _floor(bare: Descent, run: Run) -> Limit:
     steady = _falling(bare, run)
     ceiling, flops = device_flops(steady, {}), shape_of(run).step_flops
@@ -109,7 +114,7 @@ def _floor(bare: Descent, run: Run) -> Limit:
     def judged(value: float) -> Verdict:
         return bare.evaluate(_falling(bare, run, wall_ms=value)).verdict
 
-    return Limit("ms of a step", floor_ms, partial(at_least, floor_ms), _remembered(judged))
+    return Limit("ms of a step", floor_ms, partial(at_least, floor_ms), judged)
 
 
 def _falling(
@@ -160,7 +165,7 @@ def _of_schedule(check: Schedule, run: Run) -> Iterator[Limit]:
             )  # fmt: skip
 
 
-OF_TRAINING: Mapping[type, Callable[[Any, Run], Iterator[Limit]]] = {
+OF_TRAINING: Mapping[type, Callable[[Any, Run], Iterable[Limit]]] = {
     Descent: _of_descent,
     Schedule: _of_schedule,
 }

@@ -86,21 +86,33 @@ class Bounded(RunCheck):
 
     def evaluate(self, evidence: Evidence, gpus: Mapping[str, float] = NO_GPUS) -> Outcome:
         """See `RunCheck.evaluate`. A value out of bounds fails even a run that ended early."""
+        verdict, gap, values, out = self._decided(evidence)
+        limit = self._limit()
+        if out:
+            text = f"{self.metric} is {short(out[0][1])} at {METRICS[self.metric].scope} "
+            summary = f"{text}{out[0][0]}, limit {limit}: {len(out)} of {len(values)} values out"
+            return self._outcome(verdict, summary, [value for _, value in out])
+        if gap is not None:
+            return self._outcome(verdict, gap, [])
+        summary = f"{len(values)} values of {self.metric} {limit}{ended(evidence)}"
+        return self._outcome(verdict, summary, values)
+
+    def verdict_of(self, evidence: Evidence, gpus: Mapping[str, float] = NO_GPUS) -> Verdict:
+        """See `RunCheck.verdict_of`."""
+        return self._decided(evidence)[0]
+
+    def _decided(
+        self, evidence: Evidence
+    ) -> tuple[Verdict, str | None, Sequence[float], list[tuple[int, float]]]:
+        """The verdict, why values are missing, the values, and those out of bounds."""
         found = samples(evidence, self.metric, self.steps)
         chosen = {"all": slice(None), "first": slice(1), "last": slice(-1, None)}[self.at]
         if found.gap is not None and self.at != "all":
             chosen = slice(0)
         values = found.values[chosen]
         out = self._out(found.at[chosen], values)
-        limit = self._limit()
-        if out:
-            text = f"{self.metric} is {short(out[0][1])} at {METRICS[self.metric].scope} "
-            summary = f"{text}{out[0][0]}, limit {limit}: {len(out)} of {len(values)} values out"
-            return self._outcome(Verdict.FAIL, summary, [value for _, value in out])
-        if found.gap is not None:
-            return self._outcome(Verdict.INCONCLUSIVE, found.gap, [])
-        summary = f"{len(values)} values of {self.metric} {limit}{ended(evidence)}"
-        return self._outcome(Verdict.PASS, summary, values)
+        undecided = Verdict.PASS if found.gap is None else Verdict.INCONCLUSIVE
+        return Verdict.FAIL if out else undecided, found.gap, values, out
 
     def _out(self, at: Sequence[int], values: Sequence[float]) -> list[tuple[int, float]]:
         # NaN is out: one of the bounds is given, and NaN is on neither side of it.

@@ -93,6 +93,9 @@ class _Count:
     limit: float
     bad: int
     test: QuantileTest
+    dirt: tuple[str, ...]
+    """What slowed the device meanwhile."""
+    verdict: Verdict
 
 
 class Budget(RunCheck):
@@ -184,17 +187,28 @@ class Budget(RunCheck):
 
     def evaluate(self, evidence: Evidence, gpus: Mapping[str, float] = NO_GPUS) -> Outcome:
         """See `RunCheck.evaluate`."""
+        found, count = self._decided(evidence)
+        if isinstance(count, Verdict):
+            return Outcome("budget", count, found.gap or "", window=self.steps)
+        return self._outcome(evidence, found, count)
+
+    def verdict_of(self, evidence: Evidence, gpus: Mapping[str, float] = NO_GPUS) -> Verdict:
+        """See `RunCheck.verdict_of`."""
+        _, count = self._decided(evidence)
+        return count if isinstance(count, Verdict) else count.verdict
+
+    def _decided(self, evidence: Evidence) -> tuple[Samples, _Count | Verdict]:
+        """The samples and their count, or why there is none as the samples' gap."""
         limit = self._limit_on(evidence)
         if isinstance(limit, str):
-            return Outcome("budget", Verdict.BLOCKED, limit, window=self.steps)
+            return Samples(self.metric, (), (), limit), Verdict.BLOCKED
         found = samples(evidence, self.metric, self.steps)
         if found.gap is not None:
-            return Outcome("budget", Verdict.INCONCLUSIVE, found.gap, window=self.steps)
+            return found, Verdict.INCONCLUSIVE
         bad = sum(self._bad(found.values, limit))
         test = quantile_test(found.values, self.bad_rate, self.alpha)
-        count = _Count(limit, bad, test)
         dirt = self._contamination(evidence)
-        return self._outcome(evidence, found, count, dirt)
+        return found, _Count(limit, bad, test, dirt, self._verdict(test, bad, dirty=bool(dirt)))
 
     def _limit_on(self, evidence: Evidence) -> float | str:
         if not isinstance(self.limits, dict):
@@ -211,12 +225,12 @@ class Budget(RunCheck):
             return [not value < limit for value in values]
         return [not value > limit for value in values]
 
-    def _verdict(self, count: _Count, dirty: bool) -> Verdict:
+    def _verdict(self, test: QuantileTest, bad: int, *, dirty: bool) -> Verdict:
         pushes_up = SLOWED.get(METRICS[self.metric].unit) == "up"
         to_bad_side = pushes_up == (self.below is not None)
-        if count.test.passes(count.bad):
+        if test.passes(bad):
             return Verdict.INCONCLUSIVE if dirty and not to_bad_side else Verdict.PASS
-        if count.test.fails(count.bad):
+        if test.fails(bad):
             return Verdict.INCONCLUSIVE if dirty and to_bad_side else Verdict.FAIL
         return Verdict.INCONCLUSIVE
 
@@ -226,10 +240,8 @@ class Budget(RunCheck):
         seen = contamination(samples_during(evidence, self.steps))
         return (*seen, *compiled_within(evidence, self.steps))
 
-    def _outcome(
-        self, evidence: Evidence, found: Samples, count: _Count, dirt: tuple[str, ...]
-    ) -> Outcome:
-        verdict = self._verdict(count, bool(dirt))
+    def _outcome(self, evidence: Evidence, found: Samples, count: _Count) -> Outcome:
+        dirt = count.dirt
         unit = METRICS[self.metric].unit
         ordered = in_order(found.values)
         value = quantile(ordered, QUANTILES[self.statistic])
@@ -242,7 +254,7 @@ class Budget(RunCheck):
         text += f"{first}..{last} {side} it"
         return Outcome(
             check="budget",
-            verdict=verdict,
+            verdict=count.verdict,
             summary=text + (f"; {', '.join(dirt)}" if dirt else "") + ended(evidence),
             figure=figure,
             limit=limit,
@@ -296,6 +308,8 @@ def _bad_rate(statistic: str, *, below: bool) -> Fraction:
 
 def contamination(seen: Collection[Sample]) -> tuple[str, ...]:
     """What slowed the device from outside while these samples were taken."""
+    if not seen:
+        return ()
     bits = 0
     for sample in seen:
         bits |= (sample.reasons or 0) & CONTAMINATING_REASONS
@@ -306,6 +320,8 @@ def contamination(seen: Collection[Sample]) -> tuple[str, ...]:
 
 def compiled_within(evidence: Evidence, steps: Window) -> tuple[str, ...]:
     """Whether anything was compiled in the run's process during a window of steps."""
+    if not evidence.main.events:
+        return ()
     at = [
         event.step
         for event in evidence.main.events

@@ -44,7 +44,7 @@ FEWEST, MOST = 2, 100
 class Repeated(BaseModel):
     """Executions of one run, each in a process of its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     run: StrictStr
     """Name of the run."""

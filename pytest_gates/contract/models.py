@@ -22,7 +22,7 @@ from pytest_gates.model.settings import Positive
 class Block(BaseModel):
     """Base of the executable blocks of a contract: an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _calendar_day(text: str) -> str:

@@ -58,7 +58,7 @@ Number = Annotated[
 
 class _Line(BaseModel):
     # Keys that are not registered stay allowed: other programs say more than we read.
-    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="allow", frozen=True)
 
 
 class EventLine(_Line):
@@ -148,22 +148,6 @@ LINES: dict[str, type[_Line]] = {
     "property": PropertyLine,
 }
 """The typed form of a line by its `kind`."""
-
-
-def telemetry_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of one telemetry line."""
-    definitions: dict[str, Any] = {}
-    for line in LINES.values():
-        schema = line.model_json_schema()
-        definitions.update(schema.pop("$defs", {}))
-        definitions[line.__name__] = schema
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "A line of pytest-gates telemetry",
-        "description": "telemetry-<rank>.jsonl holds one such object a line.",
-        "oneOf": [{"$ref": f"#/$defs/{line.__name__}"} for line in LINES.values()],
-        "$defs": definitions,
-    }
 
 
 @dataclass
@@ -259,11 +243,14 @@ def _plain_steps(lines: Lines) -> tuple[Series | None, Lines]:
     many objects as lines is one a line. If any step line is not of that kind, all are left.
     """
     steps = [text for _, text in lines if text.startswith(_STEP)]
-    rest = [(number, text) for number, text in lines if not text.startswith(_STEP)]
-    whole = steps and all(text.endswith(b"}") for text in steps)
-    if not whole or any(_STEP_WORD in text for _, text in rest):
-        return None, lines
     text = b",\n".join(steps)
+    if not steps or text.count(b"},\n{") + 1 != len(steps) or not text.endswith(b"}"):
+        return None, lines
+    rest = []
+    if len(steps) < len(lines):
+        rest = [(number, text) for number, text in lines if not text.startswith(_STEP)]
+        if any(_STEP_WORD in text for _, text in rest):
+            return None, lines
     try:
         rows: list[Any] = from_json(b"[%b]" % text, allow_inf_nan=False)
     except ValueError:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from pytest_gates.readers.telemetry import telemetry_schema
 from pytest_gates.schema import CONTRACT, TELEMETRY
 from pytest_gates.schema.contract import contract_schema
+from pytest_gates.schema.telemetry import telemetry_schema
 
 
 def main() -> None:

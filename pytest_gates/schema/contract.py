@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from pytest_gates.checks import CHECKS
 from pytest_gates.contract.falsifiers import FAULT_NAMES
@@ -13,6 +13,7 @@ from pytest_gates.contract.load import CHECK_KINDS
 from pytest_gates.contract.models import Expectation, GpuRow, Waiver
 from pytest_gates.contract.runs import DRIVERS
 from pytest_gates.model.faults import FAULTS
+from pytest_gates.schema.documented import Documented
 from pytest_gates.vocabulary import DISCHARGE_STATUSES
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -24,7 +25,7 @@ INHERITS = {
 }
 
 
-class _Generate(GenerateJsonSchema):
+class _Generate(Documented):
     def sort(self, value: Any, parent_key: str | None = None) -> Any:
         """Keep the models' own order: it is the order people write the keys in."""
         return value
