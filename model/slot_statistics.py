@@ -130,8 +130,8 @@ def _keep_freed_memory() -> None:
 
     What is held back for a look is freed in one piece, and glibc would hand the top of its heap
     back each time, to have it zeroed page by page at the next allocation: a thousand page faults a
-    pass, about a fifth of what looking costs. Freeing a large block raises its threshold (to twice the
-    block, mallopt(3): M_MMAP_THRESHOLD is dynamic); the block itself is never touched.
+    pass, about a fifth of what looking costs. Freeing a large block raises its threshold (to twice
+    the block, mallopt(3): M_MMAP_THRESHOLD is dynamic); the block itself is never touched.
     """
     torch.empty(_KEPT_BYTES, dtype=torch.uint8)
 
