@@ -4,9 +4,11 @@
 
 Two peers, neither held back: `generate` as it comes (a cache that grows), and with a static cache,
 which `transformers` compiles by itself on a GPU. All sides hold the same bf16 weights, are greedy,
-and are timed whole, from the prompt on the host to the last token on the host. Rounds take turns;
-a ratio is one of neighbours. What the sides generated is compared: the tokens may part where two
-logits are equal in bf16, so the figure is told, and nothing is refused by it.
+and are timed whole, from the prompt on the host to the last token on the host. Ours are measured
+first, then beside each peer in turns, the plain one first; a ratio is one of neighbours. Figures
+are reported after each part: under `--within` what was measured by then stays. What the sides
+generated is compared: the tokens may part where two logits are equal in bf16, so the figure is
+told, and nothing is refused by it.
 """
 
 from __future__ import annotations
@@ -114,6 +116,38 @@ def agreeing(a: Sequence[int], b: Sequence[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), len(a))
 
 
+class Told:
+    """The figures so far; `name` is the peer that a part was measured beside, or empty."""
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens = tokens
+        self._first: dict[str, list[int]] = {}
+        self.figures: dict[str, Any] = {}
+        self.raw: dict[str, list[float]] = {}
+
+    def add(self, what: str, name: str, found: dict[str, list[tuple[list[int], float]]]) -> None:
+        """What one part measured, and the ratio of neighbours."""
+        seconds = {side: [s for _, s in many] for side, many in found.items()}
+        for side, times in seconds.items():
+            key = f"{what}_{side}"
+            if f"{key}_s" in self.raw:  # ours again, beside a peer
+                self.raw[f"{key}_beside_{name}_s"] = times
+                continue
+            self.raw[f"{key}_s"] = times
+            if what == "decode":
+                rates = [self._tokens / s for s in times]
+                self.figures[f"{key}_tokens_per_sec"] = spread(rates)
+            else:
+                self.figures[f"{key}_ms"] = spread([1000 * s for s in times])
+            first = found[side][0][0]
+            graph = self._first.setdefault(what, first)
+            if side != "graph":
+                self.figures[f"{what}_tokens_like_graph_{side}"] = agreeing(graph, first)
+        if name:
+            pairs = zip(seconds[f"transformers_{name}"], seconds["compiled"], strict=True)
+            self.figures[f"{what}_speedup_over_{name}"] = spread([a / b for a, b in pairs])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda")
@@ -132,35 +166,30 @@ def main() -> None:
     if peers and importlib.util.find_spec("transformers") is None:
         print("transformers is not there: no peers, no ratios")
         peers = []
-    other = transformers_model(model) if peers else None
-    figures: dict[str, Any] = {}
-    raw: dict[str, Any] = {}
+    other: Any = None
     long = [PROMPT[i % len(PROMPT)] for i in range(asked.prefill)]
-    for what, prompt, tokens in (("decode", PROMPT, asked.tokens), ("prefill", long, 1)):
-        print(what, flush=True)
-        sides = {
-            "graph": ours(model, prompt, tokens, compiled=False),
-            "compiled": ours(model, prompt, tokens, compiled=True),
-        }
-        for name in peers:
-            sides[f"transformers_{name}"] = peer(other, prompt, tokens, static=name == "static")
-        # Half for each; warming up, which compiles, is not counted in.
-        found = measured(sides, asked.rounds, asked.within and asked.within / 2)
-        seconds = {name: [s for _, s in many] for name, many in found.items()}
-        raw |= {f"{what}_{name}_s": times for name, times in seconds.items()}
-        for name, times in seconds.items():
-            key = f"{what}_{name}"
-            if what == "decode":
-                figures[f"{key}_tokens_per_sec"] = spread([tokens / s for s in times])
+    told = Told(asked.tokens)
+    own: dict[str, dict[str, Side]] = {}
+    begun = time.monotonic()
+    for name in ("", *peers):
+        for what, prompt, tokens in (("decode", PROMPT, asked.tokens), ("prefill", long, 1)):
+            if name and asked.within and time.monotonic() - begun > asked.within:
+                print(f"the time is up before {what} of transformers {name}")
+                return
+            print(what, name, flush=True)
+            if name:
+                other = other or transformers_model(model)
+                beside = peer(other, prompt, tokens, static=name == "static")
+                sides = {"compiled": own[what]["compiled"], f"transformers_{name}": beside}
             else:
-                figures[f"{key}_ms"] = spread([1000 * s for s in times])
-        for name in peers:
-            pairs = zip(seconds[f"transformers_{name}"], seconds["compiled"], strict=True)
-            figures[f"{what}_speedup_over_{name}"] = spread([a / b for a, b in pairs])
-        first = {name: many[0][0] for name, many in found.items()}
-        for name in list(first)[1:]:
-            figures[f"{what}_tokens_like_graph_{name}"] = agreeing(first["graph"], first[name])
-        report("decode_speed", figures, raw)
+                own[what] = sides = {
+                    "graph": ours(model, prompt, tokens, compiled=False),
+                    "compiled": ours(model, prompt, tokens, compiled=True),
+                }
+            # A share for each part; warming up, which compiles, is not counted in.
+            share = asked.within and asked.within / (2 + 2 * len(peers))
+            told.add(what, name, measured(sides, asked.rounds, share))
+            report("decode_speed", told.figures, told.raw)
 
 
 if __name__ == "__main__":

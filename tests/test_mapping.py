@@ -15,7 +15,11 @@ ABOUT_A_TRAINER = (
     "training-config-kernel-v1", "training-memory-kernel-v1", "training-gpu-kernel-v1",
     "training-step-budget-v1",
 )  # fmt: skip
-WORD = r"(?:FALSIFY|GATE|INV)-[A-Z]+-(?:\d{3}[a-z]?|EXHAUST)\b|\b(?:GA|CFG)-INV-\d{3}"
+WORD = (
+    r"(?:FALSIFY|GATE|INV|KANI)-[A-Z]+-(?:\d{3}[a-z]?|EXHAUST)\b|\b(?:GA|CFG)-INV-\d{3}"
+    r"|\b(?:F|FM|C)-[A-Z]+(?:-[A-Z]+)?-(?:\d{3}|GATE|DIVERGENCE)\b|\bC-TRAIN-PRETRAIN\b"
+    r"|\bF-GPUOPT-GATE\b"
+)
 GROUP = re.compile(rf"({WORD})((?:, \d{{3}}[a-z]?\b)*)((?: to \d{{3}})?)")
 
 
