@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -26,14 +28,23 @@ To begin with:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0 fine, 1 findings, 2 unusable arguments."""
+    """Entry point; returns the exit status: 0 fine, 1 findings, 2 unusable arguments.
+
+    141, as a shell tells it of other programs, if its reader went away.
+    """
     arguments = parser().parse_args(argv)
     command: Command = arguments.command
     try:
-        return command(arguments)
+        status = command(arguments)
+        sys.stdout.flush()
     except GatesError as error:
         print(error, file=sys.stderr)  # noqa: T201 - a command line talks
         return 1
+    except BrokenPipeError:
+        # Who read has enough (`| head`): no fault of ours, and nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return status
 
 
 def parser() -> argparse.ArgumentParser:

@@ -124,3 +124,23 @@ def test_usage_is_told_and_help_loads_nothing_heavy(capsys: Said) -> None:
     command = [sys.executable, "-c", code]
     loaded = subprocess.run(command, capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
+
+
+def test_a_reader_that_has_enough_is_no_failure_of_ours() -> None:
+    command = [sys.executable, "-m", "pytest_gates.cli", "schema"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as told:
+        assert told.stdout is not None
+        assert told.stderr is not None
+        told.stdout.close()
+        assert told.stderr.read() == b""
+    assert told.returncode == 141
+
+
+@pytest.mark.parametrize("name", ["audit", "diff", "history", "new", "schema", "validate"])
+def test_help_says_what_a_command_is_for_and_shows_a_call(name: str, capsys: Said) -> None:
+    with pytest.raises(SystemExit) as fine:
+        main([name, "--help"])
+    assert fine.value.code == 0
+    _usage, *prose = capsys.readouterr().out.split("\n\n")
+    assert len(prose[0].split()) > 20
+    assert f"  pytest-gates {name}" in prose[-1] or prose[-1].startswith(f"pytest-gates {name} ")
