@@ -128,6 +128,31 @@ def test_basis_edited(judged: Project, audit: Callable[..., list[str]]) -> None:
     assert audit() == ["PG104"]
 
 
+def test_many_notes_of_one_code_are_counted(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.steps("steps.jsonl", wall_ms=QUICK)
+    gates = [
+        f"""
+              - id: GATE-{index}
+                run: log
+                checks: [{{kind: budget, metric: wall_ms, steps: [0, 29], below: 100}}]
+                verdict: pending"""
+        for index in range(5)
+    ]
+    project.contract(RECORDED[: RECORDED.index("      - id:")] + "".join(gates).lstrip("\n"))
+    project.run().assert_outcomes(passed=5)
+    monkeypatch.setattr("pytest_gates.audit.project.EVALUATOR", "newer")
+    monkeypatch.chdir(project.root)
+    capsys.readouterr()
+    assert cli.main(["audit", "contracts"]) == 0
+    folded = [line for line in capsys.readouterr().out.splitlines() if "PG209" in line]
+    assert len(folded) == 2
+    assert "PG209 and 4 more" in folded[1]
+    assert cli.main(["audit", "contracts", "--notes"]) == 0
+    assert capsys.readouterr().out.count("PG209") == 5
+
+
 def test_basis_of_another_gate(judged: Project, audit: Callable[..., list[str]]) -> None:
     edit(judged, "id: GATE-MEDIAN", "id: GATE-BORROWED")
     assert audit() == ["PG103"]

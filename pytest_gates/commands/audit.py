@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,10 @@ from pytest_gates.errors import GatesError
 if TYPE_CHECKING:
     from pytest_gates.audit.codes import AuditFinding
     from pytest_gates.audit.project import Audited
+
+
+FOLDED = 3
+"""So many notes of one code are listed; more are counted, and the first of them named."""
 
 
 def offer(commands: Any) -> None:
@@ -52,7 +57,12 @@ def offer(commands: Any) -> None:
     parser.add_argument("--write-checkpoint", type=Path, metavar="FILE",
                         help="keep the heads of now in a file, if nothing is found")  # fmt: skip
     parser.add_argument("--explain", metavar="CODE", help="say what a code means, audit nothing")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument(
+        "--notes",
+        action="store_true",
+        help=f"list every note, also where more than {FOLDED} are of one code",
+    )
+    parser.add_argument("--json", action="store_true", help="for programs; lists everything")
     offer_root(parser)
     parser.set_defaults(command=run)
 
@@ -73,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         audited = audited.with_findings(since(root, arguments.since, arguments.paths, audited))
     if arguments.checkpoint:
         audited = audited.with_findings(since_checkpoint(arguments.checkpoint, audited))
-    _tell(audited, as_json=arguments.json)
+    _tell(audited, as_json=arguments.json, every_note=arguments.notes)
     if arguments.write_checkpoint and audited.clean:
         write_checkpoint(arguments.write_checkpoint, audited)
     return 0 if audited.clean else 1
@@ -88,7 +98,7 @@ def _explain(code: str) -> int:
     return 0
 
 
-def _tell(audited: Audited, *, as_json: bool) -> None:
+def _tell(audited: Audited, *, as_json: bool, every_note: bool) -> None:
     wrong = [one for one in audited.findings if one.meaning.grade == "finding"]
     notes = [one for one in audited.findings if one.meaning.grade == "note"]
     gates = sum(len(contract.gates) for contract in audited.contracts)
@@ -102,10 +112,25 @@ def _tell(audited: Audited, *, as_json: bool) -> None:
         }
         say(json.dumps(told, indent=2))
         return
-    for one in (*wrong, *notes):
-        say(str(one) if one in wrong else f"note: {one}")
+    # What is wrong comes last, where it is read.
+    for line in _notes(notes, every_note=every_note):
+        say(line)
+    for one in wrong:
+        say(str(one))
     seen = f"{len(audited.contracts)} contracts, {gates} gates, {len(audited.entries)} records"
     say(f"{seen}: {len(wrong)} findings, {len(notes)} notes")
+
+
+def _notes(notes: list[AuditFinding], *, every_note: bool) -> Iterator[str]:
+    for code in dict.fromkeys(one.code for one in notes):
+        same = [one for one in notes if one.code == code]
+        shown = same if every_note or len(same) <= FOLDED else same[:1]
+        yield from (f"note: {one}" for one in shown)
+        if len(shown) < len(same):
+            yield (
+                f"note: {code} and {len(same) - 1} more: {same[0].meaning.meaning} "
+                "`--notes` lists them"
+            )
 
 
 def _data(finding: AuditFinding) -> dict[str, Any]:
