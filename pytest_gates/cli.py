@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from pytest_gates import __version__
 from pytest_gates.commands import COMMANDS, Command
+from pytest_gates.commands.say import PIPE_CLOSED, PipeClosedError, fall_silent, said
 from pytest_gates.errors import GatesError
 
 TAUGHT = """\
@@ -26,7 +27,21 @@ To begin with:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0 fine, 1 findings, 2 unusable arguments."""
+    """Entry point; returns the exit status: 0 fine, 1 findings, 2 unusable arguments.
+
+    141 where whoever reads standard output stopped reading: no error of ours, and none is told.
+    """
+    try:
+        try:
+            return _carried_out(argv)
+        finally:
+            said()
+    except PipeClosedError:
+        fall_silent()
+        return PIPE_CLOSED
+
+
+def _carried_out(argv: Sequence[str] | None) -> int:
     arguments = parser().parse_args(argv)
     command: Command = arguments.command
     try:
