@@ -149,3 +149,13 @@ def test_usage_is_told_and_help_loads_nothing_heavy(capsys: Said) -> None:
     command = [sys.executable, "-c", code]
     loaded = subprocess.run(command, capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["audit", "diff", "history", "new", "schema", "validate"])
+def test_help_says_what_a_command_is_for_and_shows_a_call(name: str, capsys: Said) -> None:
+    with pytest.raises(SystemExit) as fine:
+        main([name, "--help"])
+    assert fine.value.code == 0
+    _usage, *prose = capsys.readouterr().out.split("\n\n")
+    assert len(prose[0].split()) > 20
+    assert f"  pytest-gates {name}" in prose[-1] or prose[-1].startswith(f"pytest-gates {name} ")

@@ -66,6 +66,16 @@ def _calls(path: Path) -> list[list[str]]:
     return [[found[1], *shlex.split(found[2])] for line in lines if (found := COMMAND.match(line))]
 
 
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_workflow_may_only_read_and_names_the_versions_of_its_actions(path: Path) -> None:
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert workflow["permissions"] == {"contents": "read"}
+    used = [step["uses"] for job in workflow["jobs"].values() for step in job["steps"]
+            if "uses" in step]  # fmt: skip
+    assert used
+    assert all(re.fullmatch(r"actions/[a-z-]+@v\d+", one) for one in used)
+
+
 def test_workflows_replay_for_everyone_and_run_live_on_our_own_gpu() -> None:
     for path in (ROOT / ".github/workflows/gates.yml", TEAM / ".github/workflows/gates.yml"):
         workflow = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -70,6 +70,21 @@ def test_filters(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("typed", ["yesterday", "2026-13-01", "20260102", "2026-01-02T10:00+02:00"])
+def test_what_is_no_day_in_utc_is_refused(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["history", "--since", typed])
+    assert stopped.value.code == 2
+    assert f"--since: '{typed}' is no day and no time in UTC" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("root")
+def test_filters_that_leave_nothing_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["history", "G", "--since", "2026-01-04T00:00:00Z"]) == 0
+    assert capsys.readouterr().out == "no record is left by these filters\n"
+
+
+@pytest.mark.usefixtures("root")
 def test_csv_has_a_row_a_judgement(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["history", "G", "--csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))

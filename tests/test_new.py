@@ -48,7 +48,7 @@ def test_a_new_contract_validates(
     assert "pytest --gates" in capsys.readouterr().out
 
 
-def test_a_new_contract_names_the_schema_that_lies_beside_it_and_none_that_does_not(
+def test_a_new_contract_names_the_schema_that_the_project_keeps_and_none_that_is_not_there(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["new", "before", "--kind", "forward"]) == 0
@@ -56,11 +56,11 @@ def test_a_new_contract_names_the_schema_that_lies_beside_it_and_none_that_does_
     assert "$schema" not in before
     capsys.readouterr()
     assert main(["schema"]) == 0
-    schema = root / "contracts" / "contract.schema.json"
+    schema = root / "contract.schema.json"
     schema.write_text(capsys.readouterr().out, encoding="utf-8")
     assert main(["new", "after", "--kind", "forward"]) == 0
     first, _, rest = (root / "contracts" / "after.yaml").read_text(encoding="utf-8").split("\n", 2)
-    assert first == f"# yaml-language-server: $schema={schema.name}"
+    assert first == f"# yaml-language-server: $schema=../{schema.name}"
     assert rest == before.replace("BEFORE", "AFTER")
     assert main(["validate", "contracts"]) == 0
 

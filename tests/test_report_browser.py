@@ -62,6 +62,18 @@ def _with_probe(report: Path, script: str) -> str:
     return found.group(1)
 
 
+def test_a_matrix_of_many_faults_scrolls_within_itself(report: Path) -> None:
+    script = """
+      const cells = '<td>not<span class="hidden">not tried</span></td>'.repeat(200);
+      const matrix = '<div class="scroll matrix"><table><tr>' + cells + '</tr></table></div>';
+      document.querySelector('#gates').insertAdjacentHTML('beforebegin', matrix);
+      const inner = document.querySelector('.matrix');
+      const page = document.documentElement;
+      document.title = [inner.scrollWidth > inner.clientWidth, page.scrollWidth > innerWidth];
+    """
+    assert _with_probe(report, script) == "true,false"
+
+
 def test_keyboard_names_and_width_hold(report: Path) -> None:
     script = """
       const wide = document.documentElement.scrollWidth > window.innerWidth;

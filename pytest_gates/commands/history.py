@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pytest_gates.commands.project import offer_root, project_root
@@ -21,6 +24,7 @@ FIELDS = ("time", "contract", "subject", "verdict", "figure", "limit", "headroom
           "sha")  # fmt: skip
 LAST = 40
 """Lines of a gate's table in the terminal, and values of a sparkline."""
+MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2}Z?)?)?", re.ASCII)
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -36,16 +40,31 @@ def offer(commands: Any) -> None:
     )
     parser.add_argument("gate", nargs="?", metavar="GATE", help="GATE or CONTRACT::GATE")
     parser.add_argument("--gpu", metavar="NAME", help="only GPUs whose name holds this; or `cpu`")
-    parser.add_argument("--since", metavar="DATE", help="not before this day or time (UTC)")
-    parser.add_argument("--until", metavar="DATE", help="not after this day or time (UTC)")
+    parser.add_argument(
+        "--since", type=_moment, metavar="DATE", help="not before this day or time (UTC)"
+    )
+    parser.add_argument(
+        "--until", type=_moment, metavar="DATE", help="not after this day or time (UTC)"
+    )
     parser.add_argument("--verdict", choices=("pass", "fail", "inconclusive"))
     parser.add_argument("--last", type=int, default=LAST, metavar="N",
-                        help=f"lines of the table (default: {LAST})")  # fmt: skip
+                        help=f"lines of a gate's table (default: {LAST})")  # fmt: skip
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="for programs")
     form.add_argument("--csv", action="store_true", help="for spreadsheets")
     offer_root(parser)
     parser.set_defaults(command=run)
+
+
+def _moment(text: str) -> str:
+    """A day or a time as records write it, for both are compared as text."""
+    if MOMENT.fullmatch(text):
+        with contextlib.suppress(ValueError):
+            datetime.fromisoformat(text)
+            return text
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is no day and no time in UTC: 2026-11-01 or 2026-11-01T06:30:00Z was expected"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -68,6 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json or arguments.csv:
         rows = [_row(entry, changed) for many in told.values() for entry, changed in many]
         say(json.dumps(rows, indent=2) if arguments.json else _csv(rows))
+    elif not told:
+        say("no record is left by these filters")
     elif subject:
         for of, many in told.items():
             _timeline(of, many, arguments.last)

@@ -8,13 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from pytest_gates.commands.say import say
+from pytest_gates.commands.teach import teach
 from pytest_gates.errors import ContractError, GatesError
 
 
 def offer(commands: Any) -> None:
     """Add the command to the command line."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "validate", help="load contracts, run nothing"
+    parser = teach(
+        commands,
+        "validate",
+        "load contracts, run nothing",
+        """
+        Loads each contract as pytest would, and says all that is wrong with it at once: a line
+        `file:line:column: what, and what was expected` for each finding. Nothing is run, judged
+        or written, and torch is not needed. Of a contract that is right it tells how many gates
+        and falsifiers it has, and how many of them are prose that nothing executes.
+
+        Exit status: 0 all can be loaded, 1 at least one cannot.
+        """,
+        ("pytest-gates validate contracts/", "pytest-gates validate contracts/first.yaml"),
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="files or folders")
     parser.set_defaults(command=run)
