@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
 from collections.abc import Sequence
 
 from pytest_gates import __version__
 from pytest_gates.commands import COMMANDS, Command
+from pytest_gates.commands.say import PIPE_CLOSED, PipeClosedError, fall_silent, said
 from pytest_gates.errors import GatesError
 
 TAUGHT = """\
@@ -30,21 +29,26 @@ To begin with:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0 fine, 1 findings, 2 unusable arguments.
 
-    141, as a shell tells it of other programs, if its reader went away.
+    141 where whoever reads standard output stopped reading: no error of ours, and none is told.
     """
+    try:
+        try:
+            return _carried_out(argv)
+        finally:
+            said()
+    except PipeClosedError:
+        fall_silent()
+        return PIPE_CLOSED
+
+
+def _carried_out(argv: Sequence[str] | None) -> int:
     arguments = parser().parse_args(argv)
     command: Command = arguments.command
     try:
-        status = command(arguments)
-        sys.stdout.flush()
+        return command(arguments)
     except GatesError as error:
         print(error, file=sys.stderr)  # noqa: T201 - a command line talks
         return 1
-    except BrokenPipeError:
-        # Who read has enough (`| head`): no fault of ours, and nothing more can be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    return status
 
 
 def parser() -> argparse.ArgumentParser:

@@ -99,6 +99,9 @@ def reason_names(bits: int) -> tuple[str, ...]:
 HINT_CUTOFF = 0.75
 """How alike two words must be (difflib's ratio) for one to be meant by the other."""
 
+MOST_TOLD = 25
+"""Names that an error tells one by one."""
+
 
 def nearest(word: str, known: Collection[str]) -> str | None:
     """The known word that `word` nearly spells, or None.
@@ -113,14 +116,17 @@ def nearest(word: str, known: Collection[str]) -> str | None:
     return matches[0] if matches else None
 
 
-def hint(word: str, known: Collection[str]) -> str:
+def hint(word: str, known: Collection[str], listed: str = "") -> str:
     """What an unknown word may have meant: names it is a part of, else a near miss, else all.
 
-    `wall` is `wall_ms` without its unit, `RTX 4090` lacks `NVIDIA` and `GeForce`.
+    `wall` is `wall_ms` without its unit, `RTX 4090` lacks `NVIDIA` and `GeForce`. Where there are
+    too many to be told in a line, `listed` says where they are.
     """
     said = set(word.split())
     wider = [one for one in known if one.startswith(f"{word}_") or said <= set(one.split())]
     near = (wider if said else []) or [one for one in [nearest(word, known)] if one is not None]
     if near:
         return f"did you mean {' or '.join(f'`{one}`' for one in near)}?"
+    if listed and len(known) > MOST_TOLD:
+        return f"there are {len(known)}, listed in {listed}"
     return f"known: {', '.join(known) or 'none'}"

@@ -14,6 +14,8 @@ from pytest_gates.contract.runs import Caps
 from pytest_gates.contract.words import FIELD_VOCABULARY
 from pytest_gates.errors import ContractError, Place
 from pytest_gates.model.config import ForwardRun, PretrainRun, ProbeRun, RecordedRun
+from pytest_gates.model.faults import FAULTS
+from pytest_gates.model.telemetry import METRICS
 
 # --- what is declared ------------------------------------------------------------------------
 
@@ -136,11 +138,31 @@ def test_what_decides_a_verdict_is_in_the_gates_hash_and_nothing_else() -> None:
     assert gates_of(gate(check), RUN + "    seed: 0\n")["G"].hash == plain
 
 
-@pytest.mark.parametrize("word", ["active", "PASS", "proven", "", "~"])
+FINITE_CHECK = "{kind: finite, metrics: [train_loss]}"
+OWN_WORDS = ["active", "PASS", "Pass", "passed", "failed", "proven", "open", "", "~"]
+
+
+@pytest.mark.parametrize("word", OWN_WORDS)
 def test_a_word_that_is_no_verdict_is_kept_and_read_as_pending(word: str) -> None:
-    one = gates_of(f"gates:\n  - id: G\n    verdict: {word}\n")["G"]
-    assert one.prior is Verdict.PENDING
-    assert one.claimed == word
+    for text in (f"gates:\n  - id: G\n    verdict: {word}\n", gate(FINITE_CHECK, verdict=word)):
+        one = gates_of(text)["G"]
+        assert one.prior is Verdict.PENDING
+        assert one.claimed == word
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("passs", "pass"), ("pas", "pass"), ("psas", "pass"), ("oass", "pass"), ("xpass", "pass"),
+        ("Fial", "fail"), ("fails", "fail"), ("pendng", "pending"), ("'blockd'", "blocked"),
+        ("inconclusiv", "inconclusive"),
+    ],
+)  # fmt: skip
+def test_a_slip_in_the_verdict_of_an_executable_gate_is_an_error(word: str, meant: str) -> None:
+    told = f"13:14: `{word.strip(chr(39))}` is no verdict; did you mean `{meant}`?"
+    assert refused(gate(FINITE_CHECK, verdict=word)) == [told]
+    prose = gates_of(f"gates:\n  - id: G\n    verdict: {word}\n")["G"]
+    assert prose.prior is Verdict.PENDING
 
 
 def test_prose_needs_no_ids_and_no_particular_keys() -> None:
@@ -275,6 +297,10 @@ BUDGET = "{kind: budget, metric: wall_ms, steps: [20, 99], below: 60}"
         (
             BUDGET.replace("steps", "step"),
             "14:41: unknown key `step`; did you mean `steps`?",
+        ),
+        (
+            BUDGET.replace("wall_ms", "zzz"),
+            f"14:32: `metric`: unregistered metric 'zzz'; there are {len(METRICS)}, listed",
         ),
         (
             BUDGET.replace("wall_ms", "wall"),
@@ -492,7 +518,7 @@ def test_what_stands_around_the_checks_is_refused_at_its_place(text: str, told: 
     assert said.startswith(told)
 
 
-FINITE = gate("{kind: finite, metrics: [train_loss]}") + "  - id: P\n"
+FINITE = gate(FINITE_CHECK) + "  - id: P\n"
 FALSIFIER = (
     "falsification_tests:\n  - id: F\n    binds_to: G\n    inject: {fault: slow_step, ms: 3}\n"
     "    expect: {check: finite}\n"
@@ -509,6 +535,7 @@ def test_the_falsifier_that_the_refusals_are_made_of_is_a_good_one() -> None:
         ("binds_to: G", "binds_to: GG", "18:15: there is no gate `GG`; known: G, P"),
         ("binds_to: G", "binds_to: P", "18:15: gate `P` has no checks to turn red"),
         ("slow_step", "slow_stp", "19:21: unknown fault `slow_stp`; did you mean `slow_step`?"),
+        ("slow_step", "x", f"19:21: unknown fault `x`; there are {len(FAULTS)}, listed in docs/"),
         ("ms: 3", "mss: 3", "19:32: unknown key `mss`; did you mean `ms`?"),
         ("ms: 3", "ms: 3, from_step: 200", "19:21: the fault cannot apply: from_step 200 lies "),
         ("check: finite", "check: budget", "20:21: the gate has no check `budget`; known: finite"),

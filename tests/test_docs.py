@@ -33,9 +33,12 @@ def generator() -> ModuleType:
     return module
 
 
-def yaml_blocks(page: Path) -> list[str]:
-    text = page.read_text(encoding="utf-8")
+def examples(text: str) -> list[str]:
     return re.findall(r"^```yaml\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def yaml_blocks(page: Path) -> list[str]:
+    return examples(page.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", ["vocabulary.md", "fields.md"])
@@ -75,28 +78,44 @@ RUNS = """
 runs:
   gpu: {driver: pretrain, device: "cuda:0", model: llama-1m, data: {corpus: python-stdlib},
         seq_len: 64, batch_size: 2, steps: 100}
-  forward: {driver: forward, device: cpu, model: llama-1m, properties: [{name: causality}]}
+  forward: {driver: forward, device: cpu, model: llama-1m, properties: [{name: causality}],
+            against: {backward: true}, sketch: true}
   strict: {from: gpu, deterministic: true}
   other-seed: {from: strict, seed: 1}
+  told: {from: gpu, anatomy: 10, statistics: [0], checkpoint: epoch}
+  ranks: {from: gpu, device: cuda, launch: {processes: 2}}
+  fast: {from: gpu}
+  eager: {from: gpu, execution: eager}
+  gguf: {from: forward, seed: 1}
+  safetensors: {from: forward, seed: 2}
 gates:
   - id: G
     run: %s
     checks:
 %s
 """
+RUN_OF = dict.fromkeys(("property", "trace_spike", "trace_parity", "same_input"), "forward")
+RUN_OF |= dict.fromkeys(("anatomy", "layer_statistics", "artifacts"), "told")
+RUN_OF |= {"equal_ranks": "ranks"}
+"""The run that a check is shown over, where it is not `gpu`."""
 
 
-def test_every_example_of_a_check_loads() -> None:
-    shown = set()
-    for block in yaml_blocks(DOCS / "checks.md"):
-        kinds = {check["kind"] for check in yaml.safe_load(block)}
-        shown |= kinds
+def test_every_check_has_its_section_with_an_example_that_loads() -> None:
+    page = (DOCS / "checks.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
+    assert [kind for kind in CHECK_KINDS if kind not in sections] == []
+    blocks = [(kind, block) for kind in CHECK_KINDS for block in examples(sections[kind])]
+    assert {kind for kind, _ in blocks} == set(CHECK_KINDS)
+    assert len(blocks) == len(yaml_blocks(DOCS / "checks.md")), "an example outside of a section"
+    for kind, block in blocks:
+        assert {check["kind"] for check in yaml.safe_load(block)} == {kind}
         indented = "".join(f"      {line}\n" for line in block.splitlines())
-        contract_from(
-            RUNS % ("forward" if kinds == {"property"} else "gpu", indented), "x.yaml", Caps()
-        )
-    assert shown <= set(CHECK_KINDS)
-    assert len(shown) >= 12
+        contract_from(RUNS % (RUN_OF.get(kind, "gpu"), indented), "x.yaml", Caps())
+
+
+def test_the_language_names_every_check() -> None:
+    text = (DOCS / "contract-language.md").read_text(encoding="utf-8")
+    assert [kind for kind in CHECK_KINDS if f"[`{kind}`](checks.md#{kind})" not in text] == []
 
 
 def test_every_example_of_the_language_loads() -> None:

@@ -48,6 +48,23 @@ def test_a_new_contract_validates(
     assert "pytest --gates" in capsys.readouterr().out
 
 
+def test_a_new_contract_names_the_schema_that_the_project_keeps_and_none_that_is_not_there(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["new", "before", "--kind", "forward"]) == 0
+    before = (root / "contracts" / "before.yaml").read_text(encoding="utf-8")
+    assert "$schema" not in before
+    capsys.readouterr()
+    assert main(["schema"]) == 0
+    schema = root / "contract.schema.json"
+    schema.write_text(capsys.readouterr().out, encoding="utf-8")
+    assert main(["new", "after", "--kind", "forward"]) == 0
+    first, _, rest = (root / "contracts" / "after.yaml").read_text(encoding="utf-8").split("\n", 2)
+    assert first == f"# yaml-language-server: $schema=../{schema.name}"
+    assert rest == before.replace("BEFORE", "AFTER")
+    assert main(["validate", "contracts"]) == 0
+
+
 def test_a_new_contract_over_a_log_runs_and_passes(root: Path, project: Project) -> None:
     _log(root)
     assert main(["new", "nightly", "--kind", "recorded", "--file", "log.jsonl",

@@ -18,6 +18,7 @@ from pytest_gates.model.faults import FAULTS
 from pytest_gates.schema import CONTRACT, TELEMETRY, published
 from pytest_gates.schema.contract import contract_schema
 from pytest_gates.schema.telemetry import telemetry_schema
+from pytest_gates.starters import Answers, filled
 
 ROOT = Path(__file__).parent.parent
 NAMED = re.compile(r"# yaml-language-server: \$schema=(\S+)")
@@ -58,6 +59,19 @@ def test_every_contract_in_the_repository_names_the_schema_and_keeps_it(path: Pa
     assert named is not None, "the first line names the schema, for editors"
     assert ((ROOT / path).parent / named[1]).resolve() == CONTRACT.resolve()
     assert mistakes(text) == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "examples").glob("*/contracts/*.yaml")), ids=lambda path: path.stem
+)
+def test_every_example_keeps_the_schema(path: Path) -> None:
+    assert mistakes(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("kind", ["training", "gpu", "forward"])
+def test_every_starter_keeps_the_schema(kind: str) -> None:
+    answers = Answers(name="x", kind=kind, gpu="NVIDIA H200", budget_ms=60.0)
+    assert mistakes(filled(answers)) == []
 
 
 def test_there_are_contracts_to_look_at() -> None:

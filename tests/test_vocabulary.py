@@ -37,6 +37,13 @@ def test_what_is_like_nothing_gets_all_the_names_not_a_wrong_guess() -> None:
     assert hint("NVIDIA TITAN", GPUS).startswith("known: NVIDIA B200, ")
 
 
+def test_names_that_are_too_many_for_a_line_are_pointed_at() -> None:
+    names = [f"name-{number}" for number in range(26)]
+    assert hint("zzz", names, "the page") == "there are 26, listed in the page"
+    assert hint("name3", names, "the page") == "did you mean `name-3`?"
+    assert hint("zzz", names[:2], "the page") == "known: name-0, name-1"
+
+
 def test_every_gpu_has_a_ceiling_with_a_source() -> None:
     assert all(
         gpu.name == name and gpu.bf16_tflops > 0 and gpu.source for name, gpu in GPUS.items()

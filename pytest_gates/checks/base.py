@@ -144,6 +144,7 @@ Confidence = Annotated[
 """One-sided: alpha is 1 - confidence."""
 
 STEP_METRICS = tuple(metric.name for metric in METRICS.values() if metric.scope == "step")
+_LISTED = "docs/vocabulary.md and by `pytest-gates schema`"
 
 
 def words(names: Collection[str]) -> WithJsonSchema:
@@ -153,7 +154,7 @@ def words(names: Collection[str]) -> WithJsonSchema:
 
 def _registered(name: str) -> str:
     if name not in METRICS:
-        raise ValueError(f"unregistered metric {name!r}; {hint(name, METRICS)}")
+        raise ValueError(f"unregistered metric {name!r}; {hint(name, METRICS, _LISTED)}")
     return name
 
 
@@ -161,7 +162,7 @@ def _step_metric(name: str) -> str:
     if _registered(name) not in STEP_METRICS:
         scope = METRICS[name].scope
         raise ValueError(
-            f"{name!r} is a metric of {scope}s, not of steps; {hint(name, STEP_METRICS)}"
+            f"{name!r} is a metric of {scope}s, not of steps; {hint(name, STEP_METRICS, _LISTED)}"
         )
     return name
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from pytest_gates.commands.teach import teach
 from pytest_gates.errors import GatesError
 
 KINDS = ("training", "gpu", "forward", "recorded")
+SCHEMA = "contract.schema.json"
+"""What `pytest-gates schema` printed, where a project keeps it."""
 
 
 def offer(commands: Any) -> None:
@@ -25,6 +28,8 @@ def offer(commands: Any) -> None:
         Writes contracts/NAME.yaml: runs, gates with checks, and where it fits falsifiers, each
         with verdict `pending`. The file is validated before it is written. On a terminal, what is
         not said by options is asked. Then edit it, and judge it: pytest --gates contracts/
+        Where the project's folder holds contract.schema.json (pytest-gates schema prints it), the
+        first line names that for editors.
         """,
         (
             "pytest-gates new smoke --kind training",
@@ -65,6 +70,9 @@ def run(arguments: argparse.Namespace) -> int:
             budget_ms=arguments.budget_ms, file=arguments.file, format=arguments.format, root=root,
         )
     )  # fmt: skip
+    if (root / SCHEMA).is_file():  # no line is better than one that leads nowhere
+        named = Path(os.path.relpath(root / SCHEMA, output.parent)).as_posix()
+        text = f"# yaml-language-server: $schema={named}\n#\n{text}"
     contract_from(text, str(output), Caps())
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

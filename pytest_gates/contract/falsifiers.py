@@ -22,6 +22,7 @@ FAULT_NAMES: dict[str, type[BaseFault]] = {
     type_.model_fields["fault"].annotation.__args__[0]: type_  # type: ignore[union-attr]  # a Literal
     for type_ in FAULTS
 }
+LISTED = "docs/faults.md and by `pytest-gates schema`"
 
 
 class Typed(Protocol):
@@ -93,7 +94,7 @@ class FalsifierLoader:
         name = _text(node, "fault") if isinstance(node, MappingNode) else ""
         if name not in FAULT_NAMES:
             what = f"unknown fault `{name}`" if name else "`inject` needs a `fault`"
-            unknown = node_at(node, ("fault",)), f"{what}; {hint(name, FAULT_NAMES)}"
+            unknown = node_at(node, ("fault",)), f"{what}; {hint(name, FAULT_NAMES, LISTED)}"
             self.say(*(nearly(node, "fault") or unknown))
             return None
         return typed(FAULT_NAMES[name], node)  # type: ignore[return-value]  # all are in the union

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from pytest_gates.checks import CHECKS
-from pytest_gates.checks.base import Check, Need
+from pytest_gates.checks.base import Check, Need, Verdict
 from pytest_gates.contract.basis import gate_basis
 from pytest_gates.contract.falsifiers import FalsifierLoader
 from pytest_gates.contract.guard import read_contract_text
@@ -34,7 +34,7 @@ from pytest_gates.contract.typed import (
     surprises,
     without,
 )
-from pytest_gates.contract.words import GATE_KEYS, TOP_KEYS, hint, misspelt, nearest
+from pytest_gates.contract.words import GATE_KEYS, TOP_KEYS, hint, misspelt, nearest, slip_of
 from pytest_gates.errors import ContractError, Finding
 from pytest_gates.model.config import Run
 
@@ -198,13 +198,22 @@ class _Loader:
             repeats=repeats,
             requires=self._requires(node),
             gpus={name: float(row.bf16_tflops) for name, row in self.gpus.items()},
-            claimed=self._text(node, "verdict"),
+            claimed=self._claimed(node),
             basis=gate_basis(node),
             discharge_status=self._text(node, "discharge_status") or None,
             ship_blocking=self._flag(node, "ship_blocking"),
             waiver=self._waiver(node),
             if_fails=" ".join(self._text(node, "if_fails").split()),
         )
+
+    def _claimed(self, node: MappingNode) -> str:
+        """The word of the verdict. That of an executable gate is ours, so a slip in it is one."""
+        word = self._text(node, "verdict")
+        meant = slip_of(word, Verdict) if node.get("checks") is not None else None
+        if meant is not None:
+            at = node_at(node, ("verdict",))
+            self._say(at, f"`{word}` is no verdict; did you mean `{meant}`?")
+        return word
 
     def _flag(self, node: MappingNode, key: str) -> bool:
         value = node.get(key)

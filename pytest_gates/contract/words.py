@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pytest_gates.vocabulary import hint, nearest
 
 __all__ = ["FALSIFIER_KEYS", "FIELD_VOCABULARY", "GATE_KEYS", "TOP_KEYS", "hint", "misspelt",
-           "nearest"]  # fmt: skip
+           "nearest", "slip_of"]  # fmt: skip
 
 TOP_KEYS = ("contract_id", "version", "metadata", "runs", "gates", "falsification_tests", "gpus")
 GATE_KEYS = ("id", "rule", "run", "checks", "requires", "verdict", "verdict_basis",
@@ -29,3 +29,24 @@ def misspelt(key: str, executable: Iterable[str]) -> str | None:
     if key in executable or key in FIELD_VOCABULARY:
         return None
     return nearest(key, executable)
+
+
+def slip_of(word: str, known: Iterable[str]) -> str | None:
+    """The known word that `word` is by one slip: a letter too many, too few, another, two swapped.
+
+    Narrower than `nearest`, for places where other words are welcome: `passs` and `fial` are slips
+    of a verdict, `passed` and `PASS` are words of their authors.
+    """
+    lower = word.lower()
+    known = list(known)
+    return None if lower in known else next((one for one in known if _one_slip(lower, one)), None)
+
+
+def _one_slip(word: str, meant: str) -> bool:
+    same = next(
+        (i for i, (a, b) in enumerate(zip(word, meant, strict=False)) if a != b),
+        min(len(word), len(meant)),
+    )
+    word, meant = word[same:], meant[same:]
+    swapped = word[:2] == meant[1::-1] and word[2:] == meant[2:]
+    return swapped or word[1:] in (meant, meant[1:]) or word == meant[1:]
