@@ -5,6 +5,7 @@ It runs in a copy of the project, so that nothing is recorded in this one.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -13,12 +14,15 @@ from benchmarks.measure import REPETITIONS, cost, environment, report, scratch, 
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repetitions", type=int, default=REPETITIONS)
+    options = parser.parse_args()
     with scratch() as folder:
         project = copy_project(folder / "project")
         env = environment(folder / "bytecode") | {"PYTHONPATH": ""}
         python = Path(sys.executable)
         command = ["make", "gates", f"PYTHON={python}", "VENV="]
-        costs = [cost(command, project, env, tree=True) for _ in range(REPETITIONS)]
+        costs = [cost(command, project, env, tree=True) for _ in range(options.repetitions)]
     report(
         "make_gates",
         {

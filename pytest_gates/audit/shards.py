@@ -24,7 +24,7 @@ from pytest_gates.evidence_store import read_evidence
 from pytest_gates.ledger import Broken, read_record, record_files, shards_of
 from pytest_gates.timeline import RECORDS, Entry, entry_of
 
-ALONE = 500
+ALONE = 100
 """Records that one process audits before others are worth their start."""
 KEPT = 256
 """Evidence kept in memory, for records that share it."""
@@ -53,7 +53,7 @@ def prove(root: Path, evidence: Path, contracts: Sequence[Contract]) -> Proven:
     shards = shards_of(evidence / RECORDS)
     processes = os.cpu_count() or 1
     if processes == 1 or _few(shards):
-        return _prove(root, evidence.name, declared_by(contracts), shards)
+        return _prove(root, evidence.name, declared_by(contracts), shards, {})
     size = max(1, len(shards) // (processes * PIECES))
     portions = [shards[start : start + size] for start in range(0, len(shards), size)]
     total = Proven()
@@ -74,18 +74,20 @@ def _few(shards: Sequence[str]) -> bool:
 
 _SHARED: dict[str, Any] = {}
 """What forked processes find in their memory."""
+_KEPT: dict[str, Evidence] = {}
+"""Evidence that a forked process has read, for its next portion too."""
 
 
 def _prove_shared(
     shards: Sequence[str],
 ) -> tuple[list[tuple[Any, ...]], list[Broken], list[AuditFinding]]:
-    found = _prove(_SHARED["root"], _SHARED["evidence"], _SHARED["declared"], shards)
+    found = _prove(_SHARED["root"], _SHARED["evidence"], _SHARED["declared"], shards, _KEPT)
     return [tuple(entry) for entry in found.entries], found.broken, found.findings
 
 
-def _prove(root: Path, evidence: str, declared: Declared, shards: Sequence[str]) -> Proven:
-    kept: dict[str, Evidence] = {}
-
+def _prove(
+    root: Path, evidence: str, declared: Declared, shards: Sequence[str], kept: dict[str, Evidence]
+) -> Proven:
     def read(location: str) -> Evidence:
         if location not in kept:
             if len(kept) >= KEPT:
