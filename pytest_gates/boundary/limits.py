@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
-from pytest_gates.checks.base import Verdict
+from pytest_gates.checks.base import Check, Verdict
 from pytest_gates.evidence import (
     Event,
     Evidence,
@@ -86,6 +86,25 @@ def at_least(limit: float, value: float) -> bool:
 def at_most(limit: float, value: float) -> bool:
     """At the limit or below."""
     return value <= limit
+
+
+def limit_alone(
+    check: Check,
+    key: str,
+    passes: Callable[[float, float], bool],
+    judged: Callable[[Any, float], Verdict],
+    without: Mapping[str, Any],
+) -> Iterator[Limit]:
+    """The limit under one key of a check, if it has one, tried without those in `without`.
+
+    One at a time: what lies beyond another limit is that one's business.
+    """
+    limit = getattr(check, key)
+    if limit is not None:
+        alone = check.model_copy(update={**without, key: limit})
+        yield Limit(
+            f"{key} {limit}", float(limit), partial(passes, float(limit)), partial(judged, alone)
+        )
 
 
 def series_of(metric: str, values: Sequence[float], first: int = 0, scope: str = "step") -> Series:

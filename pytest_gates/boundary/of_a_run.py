@@ -14,6 +14,7 @@ from pytest_gates.boundary.limits import (
     at_least,
     at_most,
     less,
+    limit_alone,
     more,
     planted,
     series_of,
@@ -83,14 +84,7 @@ def _of_bounds(check: Bounded, run: Run) -> Iterator[Limit]:
         return one.verdict_of(told)
 
     for key, passes in (("above", more), ("below", less)):
-        limit = getattr(check, key)
-        if limit is not None:
-            # One bound at a time: what lies beyond the other is the other's business.
-            alone = check.model_copy(update={"above": None, "below": None, key: limit})
-            yield Limit(
-                f"{key} {limit}", float(limit), partial(passes, float(limit)),
-                partial(judged, alone),
-            )  # fmt: skip
+        yield from limit_alone(check, key, passes, judged, {"above": None, "below": None})
 
 
 def _of_fact(check: Fact, run: Run) -> Iterator[Limit]:
@@ -105,13 +99,7 @@ def _of_fact(check: Fact, run: Run) -> Iterator[Limit]:
                 partial(judged, one),
             )  # fmt: skip
     for key, passes in (("at_least", at_least), ("at_most", at_most)):
-        limit = getattr(check, key)
-        if limit is not None:
-            alone = check.model_copy(update={"at_least": None, "at_most": None, key: limit})
-            yield Limit(
-                f"{key} {limit}", float(limit), partial(passes, float(limit)),
-                partial(judged, alone),
-            )  # fmt: skip
+        yield from limit_alone(check, key, passes, judged, {"at_least": None, "at_most": None})
 
 
 def _of_monotone(check: Monotone, run: Run) -> Iterator[Limit]:
@@ -254,7 +242,7 @@ def _of_statistics(check: LayerStatistics, run: Run) -> Iterator[Limit]:
     assert isinstance(run, PretrainRun), "refused when the contract was loaded"
     layers, name = run.architecture.layers, check.parameter or "mlp.gate_proj.weight"
 
-    def judged(one: LayerStatistics, others: float | None, value: float) -> Verdict:
+    def judged(others: float | None, one: LayerStatistics, value: float) -> Verdict:
         values = (value, *[value if others is None else others] * (layers - 1))
         columns: dict[str, tuple[float | str | None, ...]] = {
             "step": (float(check.step),) * layers,
@@ -266,19 +254,13 @@ def _of_statistics(check: LayerStatistics, run: Run) -> Iterator[Limit]:
 
     none = {"above": None, "below": None, "ratio_below": None}
     for key, passes in (("above", more), ("below", less)):
-        limit = getattr(check, key)
-        if limit is not None:
-            alone = check.model_copy(update=none | {key: limit})
-            yield Limit(
-                f"{key} {limit}", float(limit), partial(passes, float(limit)),
-                partial(judged, alone, None),
-            )  # fmt: skip
+        yield from limit_alone(check, key, passes, partial(judged, None), none)
     ratio = check.ratio_below
     if ratio is not None and ratio > 1:
         alone = check.model_copy(update=none | {"ratio_below": ratio})
         yield Limit(
             f"ratio_below {ratio}", float(ratio), lambda value: abs(value) < ratio,
-            partial(judged, alone, 1.0),
+            partial(judged, 1.0, alone),
         )  # fmt: skip
 
 

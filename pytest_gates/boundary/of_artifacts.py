@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from pytest_gates.boundary.limits import Limit, less, planted, series_of
+from pytest_gates.boundary.limits import Limit, less, limit_alone, planted, series_of
 from pytest_gates.checks.artifacts import MOMENTS, Artifacts
 from pytest_gates.checks.base import Verdict
 from pytest_gates.evidence import Artifact, Event
@@ -31,20 +31,14 @@ def of_artifacts(check: Artifacts, run: Run) -> Iterator[Limit]:
         for name, at in (("training_started", 0.0), ("run_finished", TRAINED_MS))
     )
 
-    def judged(one: Artifacts, fact: str, value: float) -> Verdict:
+    def judged(fact: str, one: Artifacts, value: float) -> Verdict:
         epochs = series_of("epoch", [0.0], scope="epoch")
         told = planted(run, epochs=epochs, events=events, facts={fact: value}, artifacts=files)
         return one.evaluate(told).verdict
 
     for key, fact in (("blocked_share_below", "checkpoint_blocked_ms"),
                       ("host_memory_below", "host_peak_mib")):  # fmt: skip
-        limit = getattr(check, key)
-        if limit is not None:
-            alone = check.model_copy(update=bare | {key: limit})
-            yield Limit(
-                f"{key} {limit}", float(limit), partial(less, float(limit)),
-                partial(judged, alone, fact),
-            )  # fmt: skip
+        yield from limit_alone(check, key, less, partial(judged, fact), bare)
 
 
 def _checkpoint(check: Artifacts, run: PretrainRun) -> tuple[Artifact, ...]:
