@@ -7,6 +7,7 @@ import os
 import sys
 import uuid
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 SESSION_HOOKS = "gates-session"
 SESSION: pytest.StashKey[GatesSession] = pytest.StashKey()
+NEW_OBJECTS = 50_000
+"""Objects made and kept since garbage was last looked for that begin the next look."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,6 +76,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(SessionHooks(config), SESSION_HOOKS)
     # After pytest's own last collections, which would look through all contracts once more.
     config.add_cleanup(gc.unfreeze)
+    # Reports and results stay to the end: to look for garbage at each 700 new objects finds none.
+    config.add_cleanup(partial(gc.set_threshold, *gc.get_threshold()))
+    gc.set_threshold(NEW_OBJECTS, *gc.get_threshold()[1:])
 
 
 def _require_report_extra() -> None:
