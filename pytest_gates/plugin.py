@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -78,6 +79,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(gc.unfreeze)
     # Reports and results stay to the end: to look for garbage at each 700 new objects finds none.
     config.add_cleanup(partial(gc.set_threshold, *gc.get_threshold()))
+    # While Python takes its modules apart it looks through all objects four times, to give back
+    # memory that the system takes back as a whole.
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
     gc.set_threshold(NEW_OBJECTS, *gc.get_threshold()[1:])
 
 
@@ -190,6 +195,13 @@ class SessionHooks:
             gates.close()
         if self.terminal is not None:
             self.terminal.close()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_unconfigure(self) -> None:
+        # pytest collects five times now, so that each finalizer has its say. Once finds all there
+        # is: what survives is in use, and frozen it need not be looked through again.
+        gc.collect()
+        gc.freeze()
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         gates = self.config.stash.get(SESSION, None)
