@@ -31,11 +31,10 @@ _MAY_SORT_OTHERWISE = re.compile(rb"[\xee-\xff]")
 _PADDED_EXPONENT = re.compile(rb"e([+-])0([0-9])")
 _EXPONENT = re.compile(rb"e[+-][0-9]+")
 _UNSIGNED_EXPONENT = re.compile(rb"[:,\[]-?[0-9.]+e[0-9]")
-_WHOLE_FLOATS = (b".0,", b".0]", b".0}")
 
 
 def plain(value: Any) -> Any:  # noqa: PLR0911 - one line a type
-    """The JSON form of a value: dataclasses and mappings become dicts, sequences lists.
+    """The JSON form of a value: dataclasses and mappings become sorted dicts, sequences lists.
 
     Raises:
         ValueError: an integer beyond 2^53 - 1, a key that is no string, or a type JSON lacks.
@@ -58,14 +57,15 @@ def plain(value: Any) -> Any:  # noqa: PLR0911 - one line a type
     if isinstance(value, Mapping):
         return _plain_object(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return _plain_object({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
     raise ValueError(f"{type(value).__name__} has no JSON form")
 
 
 def _plain_object(value: Mapping[Any, Any]) -> dict[str, Any]:
-    if strange := [key for key in value if not isinstance(key, str)]:
-        raise ValueError(f"key {strange[0]!r} is no string")
-    return {key: plain(item) for key, item in value.items()}
+    if not _TEXT.issuperset(map(type, value)):
+        if strange := [key for key in value if not isinstance(key, str)]:
+            raise ValueError(f"key {strange[0]!r} is no string")
+    return {key: plain(value[key]) for key in sorted(value)}
 
 
 def canonical(value: Any) -> bytes:
@@ -75,9 +75,12 @@ def canonical(value: Any) -> bytes:
         ValueError: see `plain`; also a string with a lone surrogate.
     """
     tree = plain(value)
-    # The C encoder is many times as fast as the reference one; where they may differ, see below.
-    data = _dump(tree)
-    return data if _is_spelled_alike(data) else rfc8785.dumps(tree)
+    # Other encoders are many times as fast as the reference one; where they may differ, see below.
+    data = _quickly_written(tree)
+    if data is None:
+        data = _dump(tree)
+        return data if _is_spelled_alike(data) else rfc8785.dumps(tree)
+    return data
 
 
 def digest(value: Any) -> str:
@@ -141,13 +144,19 @@ def _is_written_alike(value: Any, data: bytes) -> bool:
 
     It keeps the order in which keys were read, and spells an exponent without a plus sign.
     """
-    return (
-        type(value) is dict  # no number of its own, which stands behind no mark
-        and _is_sorted(value)
-        and to_json(value) == data
-        and _UNSIGNED_EXPONENT.search(data) is None
-        and _is_spelled_alike(data)
-    )
+    return type(value) is dict and _is_sorted(value) and _quickly_written(value) == data
+
+
+def _quickly_written(value: Any) -> bytes | None:
+    """The canonical bytes of sorted data, from that writer; None where it may spell otherwise."""
+    if type(value) not in _NESTED:
+        return None  # a number of its own stands behind no mark
+    try:
+        data = to_json(value)
+    except ValueError:
+        return None
+    alike = _UNSIGNED_EXPONENT.search(data) is None and _is_spelled_alike(data)
+    return data if alike else None
 
 
 def _is_sorted(value: dict[str, Any] | list[Any]) -> bool:
@@ -161,13 +170,14 @@ def _is_sorted(value: dict[str, Any] | list[Any]) -> bool:
 
 
 _NESTED = frozenset({dict, list})
+_TEXT = frozenset({str})
 
 
 def _is_spelled_alike(data: bytes) -> bool:
     """Whether ECMAScript spells these bytes of our encoder like that; a doubt is a no."""
     if (not data.isascii() and _MAY_SORT_OTHERWISE.search(data)) or data.endswith(b".0"):
         return False
-    if any(whole in data for whole in _WHOLE_FLOATS):
+    if b".0," in data or b".0]" in data or b".0}" in data:
         return False
     for exponent in _EXPONENT.finditer(data):
         before = data[max(0, exponent.start() - LONGEST_NUMBER) : exponent.start()]
