@@ -8,10 +8,12 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import FileIO
 from pathlib import Path
 
 from pytest_gates.errors import EvidenceError, MissingEvidenceError
+
+
+BLOCK_BYTES = 2**24
 
 
 def resolve_inside(root: Path, location: str) -> str:
@@ -61,10 +63,21 @@ def read_regular(path: Path | str, place: str, limit_bytes: int | None = None) -
             raise EvidenceError(f"{place}: not a regular file")
         if limit_bytes is not None and info.st_size > limit_bytes:
             raise EvidenceError(f"{place}: {info.st_size} bytes, the limit is {limit_bytes}")
-        with FileIO(path) as file:
-            return file.readall()
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            return _whole(descriptor, info.st_size)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise _unreadable(place, error) from None
+
+
+def _whole(descriptor: int, size: int) -> bytes:
+    """All bytes of a file. A reader object asks three times more what is known already."""
+    data = os.read(descriptor, size + 1)
+    while len(data) != size and (more := os.read(descriptor, BLOCK_BYTES)):
+        data += more  # it grew meanwhile, or is longer than one call reads
+    return data
 
 
 def _unreadable(place: str, error: OSError) -> EvidenceError:

@@ -12,8 +12,8 @@ import pytest
 
 from pytest_gates.contract.load import load_contract
 from pytest_gates.contract.models import Contract, Falsifier, Gate
-from pytest_gates.contract.nodes import uncollected
 from pytest_gates.errors import ContractError, GatesError
+from pytest_gates.garbage import uncollected
 from pytest_gates.plugin import SESSION, SESSION_HOOKS, SessionHooks
 from pytest_gates.results import Result, Status
 from pytest_gates.session import GatesSession

@@ -167,12 +167,12 @@ class SessionHooks:
     def pytest_runtestloop(self, session: pytest.Session) -> None:
         if SESSION not in self.config.stash or self.config.getoption("collectonly"):
             return  # no contract was met, or none is judged
-        gc.freeze()  # contracts stay to the end: each full collection would look through them all
         # A worker of xdist learns only as it goes which items are its own.
         if not hasattr(self.config, "workerinput"):
             from pytest_gates.items import plan  # noqa: PLC0415 - heavy
 
             plan(session)
+        gc.freeze()  # contracts and records stay to the end: no collection need look through them
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

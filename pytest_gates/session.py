@@ -67,6 +67,7 @@ class GatesSession:
 
     def plan(self, items: Sequence[Gate | Falsifier]) -> None:
         """Say what will be verified and falsified, so that runs can begin before they are due."""
+        self.ledger.read()
         if not (self.settings.replay or self.settings.recorded_only):
             self._executor.plan(ahead(items, self.obstacle), timed_runs(items))
 

@@ -10,9 +10,7 @@ minute.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
@@ -30,6 +28,7 @@ from pytest_gates.contract.guard import (
 )
 from pytest_gates.contract.scalars import meaning, surprising
 from pytest_gates.errors import ContractError, Finding, Place
+from pytest_gates.garbage import uncollected
 
 Path = tuple[str | int, ...]
 
@@ -157,18 +156,6 @@ def parse_document(text: str, file: str) -> Node:
         raise ContractError(tuple(builder.findings))
     assert root is not None
     return root
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Without garbage collection: ten thousands of nodes are made at once, and none is garbage."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _events(text: str) -> Iterator[yaml.Event]:
