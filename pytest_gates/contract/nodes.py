@@ -32,6 +32,7 @@ from pytest_gates.garbage import uncollected
 
 Path = tuple[str | int, ...]
 
+_TEXT = frozenset({str})
 _NUMERIC = frozenset("0123456789+-.")
 """First characters of what can be a number."""
 
@@ -208,6 +209,8 @@ class _Builder:
         self.findings: list[Finding] = []
         self.documents = 0
         self.escapes = "\\" in text
+        self.properties = "&" in text or "!" in text
+        """Whether there can be anchors or tags."""
 
     def build(self, events: Iterable[yaml.Event]) -> Node | None:
         """The root node, or None if there is no document."""
@@ -243,7 +246,7 @@ class _Builder:
         return root
 
     def _scalar(self, event: yaml.ScalarEvent) -> Scalar:
-        if event.anchor is not None or event.tag is not None:
+        if self.properties and (event.anchor is not None or event.tag is not None):
             self._refuse_properties(event)
         mark, value, style = event.start_mark, event.value, event.style or ""
         start, end = mark.index, event.end_mark.index  # type: ignore[union-attr]  # see `_begin`
@@ -344,11 +347,11 @@ def _distinct(keys: list[Node]) -> bool:
     So it is nearly always; where it is not, it is looked up who and why.
     """
     try:
-        meant = {meaning(key.value, key.style) for key in keys if type(key) is Scalar}
-    except ValueError:
+        meant = {meaning(key.value, key.style) for key in keys}  # type: ignore[union-attr]  # below
+    except (ValueError, AttributeError):  # a number that is none; a key that is no word
         return False
-    spelt = {key.value for key in keys if type(key) is Scalar}
-    return len(meant) == len(spelt) == len(keys) and "<<" not in spelt
+    # What means a text is spelt like it.
+    return len(meant) == len(keys) and _TEXT.issuperset(map(type, meant)) and "<<" not in meant
 
 
 def _begin(event: yaml.Event) -> Mark:
