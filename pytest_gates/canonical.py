@@ -30,7 +30,8 @@ _MAY_SORT_OTHERWISE = re.compile(rb"[\xee-\xff]")
 # Python pads an exponent to two digits, ECMAScript does not.
 _PADDED_EXPONENT = re.compile(rb"e([+-])0([0-9])")
 _EXPONENT = re.compile(rb"e[+-][0-9]+")
-_UNSIGNED_EXPONENT = re.compile(rb"[:,\[]-?[0-9.]+e[0-9]")
+# A number has a bracket or a comma behind it; some texts have, too, and are looked at closer.
+_UNSIGNED_EXPONENT = re.compile(rb"e[0-9]+[,\]}]")
 
 
 def plain(value: Any) -> Any:  # noqa: PLR0911 - one line a type

@@ -114,8 +114,9 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    result = getattr(item, "gates_result", None)
-    if result is not None and call.when == "call":
+    # Taken from the item, which stays to the end; the report has all of it.
+    result = vars(item).pop("gates_result", None) if call.when == "call" else None
+    if result is not None:
         report.gates = result.to_json()  # type: ignore[attr-defined]  # xdist carries it along
         if report.skipped and not result.waived:
             report.longrepr = (result.contract, result.line, result.reason)

@@ -158,9 +158,10 @@ def _ranks(samples: Sequence[float]) -> list[float]:
     return ranks
 
 
-def in_order(samples: Sequence[float]) -> list[float]:
+@lru_cache(maxsize=64)
+def in_order(samples: tuple[float, ...]) -> tuple[float, ...]:
     """The samples sorted, NaN above all."""
-    return sorted(samples, key=_nan_last if any(map(math.isnan, samples)) else None)
+    return tuple(sorted(samples, key=_nan_last if any(map(math.isnan, samples)) else None))
 
 
 def _nan_last(value: float) -> tuple[bool, float]:

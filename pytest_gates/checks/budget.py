@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -268,7 +268,7 @@ class Budget(RunCheck):
             detail=self._detail(count, interval, dirt),
         )
 
-    def _interval(self, ordered: list[float], test: QuantileTest) -> tuple[float, float]:
+    def _interval(self, ordered: Sequence[float], test: QuantileTest) -> tuple[float, float]:
         """The limits at which the verdict turns: below the first FAIL, above the second PASS."""
         n = test.n
         few, many = test.passes_up_to, test.fails_from
@@ -331,7 +331,7 @@ def compiled_within(evidence: Evidence, steps: Window) -> tuple[str, ...]:
     return (f"compiled during {len(within)} step(s), first {within[0]}",) if within else ()
 
 
-def quantile(ordered: list[float], q: Fraction) -> float:
+def quantile(ordered: Sequence[float], q: Fraction) -> float:
     """The quantile of sorted samples, for people.
 
     Order statistic ceil(n q), or the mean of two where n q is a whole number: the median of an
