@@ -45,6 +45,8 @@ def plain(value: Any) -> Any:  # noqa: PLR0911 - one line a type
         return value
     if kind is dict:
         return _plain_object(value)
+    if kind is list or kind is tuple:
+        return [plain(item) for item in value]
     if isinstance(value, str):
         return value.value if isinstance(value, Enum) else value
     if isinstance(value, int):
@@ -63,9 +65,10 @@ def plain(value: Any) -> Any:  # noqa: PLR0911 - one line a type
 
 
 def _plain_object(value: Mapping[Any, Any]) -> dict[str, Any]:
-    if not _TEXT.issuperset(map(type, value)):
-        if strange := [key for key in value if not isinstance(key, str)]:
-            raise ValueError(f"key {strange[0]!r} is no string")
+    if not _TEXT.issuperset(map(type, value)) and (
+        strange := [key for key in value if not isinstance(key, str)]
+    ):
+        raise ValueError(f"key {strange[0]!r} is no string")
     return {key: plain(value[key]) for key in sorted(value)}
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from pytest_gates.errors import EvidenceError, MissingEvidenceError
 
-
 BLOCK_BYTES = 2**24
 
 

@@ -151,6 +151,8 @@ class SessionHooks:
         self.controller = not hasattr(config, "workerinput")
         self.session = getattr(config, "workerinput", {}).get("gates_session") or uuid.uuid4().hex
         """The same for the controller and all its workers."""
+        self.others = False
+        """Whether items of others were run as well."""
         self.terminal: TextIO | None = None
         # Opened here: while items are collected and run, pytest captures the descriptor.
         if sys.__stdout__ is not None and sys.__stdout__.isatty():
@@ -179,6 +181,7 @@ class SessionHooks:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         gates = getattr(report, "gates", None)
         if gates is None:
+            self.others = self.others or report.when == "call"
             return
         self.results.append(gates)
         if report.failed:
@@ -199,9 +202,11 @@ class SessionHooks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_unconfigure(self) -> None:
-        # pytest collects five times now, so that each finalizer has its say. Once finds all there
-        # is: what survives is in use, and frozen it need not be looked through again.
-        gc.collect()
+        # pytest collects several times now, so that each finalizer has its say. Once finds all
+        # there is: what survives is in use, and frozen it need not be looked through again. Where
+        # gates alone were judged, nobody left anything to be found.
+        if self.others:
+            gc.collect()
         gc.freeze()
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from itertools import count, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 EXACT_UP_TO = 5_000
 """Samples up to which tails are exact integers; above, log space (relative error below 1e-9)."""
@@ -168,8 +168,7 @@ def _nan_last(value: float) -> tuple[bool, float]:
     return (True, 0.0) if math.isnan(value) else (False, value)
 
 
-@dataclass(frozen=True)
-class QuantileTest:
+class QuantileTest(NamedTuple):
     """How the counts of n correlated samples decide; `critical` is that of the effective size."""
 
     n: int
