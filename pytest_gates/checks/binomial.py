@@ -186,6 +186,12 @@ class QuantileTest(NamedTuple):
         return bad >= self.fails_from
 
 
+@lru_cache(maxsize=4096)
+def _of_independent(n: int, rate_ratio: Ratio, alpha_ratio: Ratio) -> QuantileTest:
+    critical = _critical_counts(n, rate_ratio, alpha_ratio)
+    return QuantileTest(n, 0.0, float(n), critical.passes_up_to, critical.fails_from)
+
+
 def quantile_test(samples: Sequence[float], rate: Fraction, alpha: Fraction) -> QuantileTest:
     """The decision rule for these samples.
 
@@ -196,8 +202,7 @@ def quantile_test(samples: Sequence[float], rate: Fraction, alpha: Fraction) -> 
     n = len(samples)
     r = lag1_autocorrelation(samples)
     if r == 0:
-        critical = critical_counts(n, rate, alpha)
-        return QuantileTest(n, r, float(n), critical.passes_up_to, critical.fails_from)
+        return _of_independent(n, rate.as_integer_ratio(), alpha.as_integer_ratio())
     n_eff = n * (1 - r) / (1 + r)
     critical = critical_counts(math.floor(n_eff), rate, alpha)
     # ceil(K n_eff / n) <= c iff K <= c n / n_eff, and floor(K n_eff / n) >= c iff K >= c n / n_eff.
