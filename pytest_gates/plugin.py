@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SESSION_HOOKS = "gates-session"
 SESSION: pytest.StashKey[GatesSession] = pytest.StashKey()
+RESULTS_A_FREEZE = 256
+"""Results, with pytest's reports of them, that are frozen at once where gates alone are judged."""
 NEW_OBJECTS = 50_000
 """Objects made and kept since garbage was last looked for that begin the next look."""
 
@@ -184,6 +186,8 @@ class SessionHooks:
             self.others = self.others or report.when == "call"
             return
         self.results.append(gates)
+        if not self.others and len(self.results) % RESULTS_A_FREEZE == 0:
+            gc.freeze()  # they stay to the end
         if report.failed:
             from pytest_gates.report.failure import RedItem  # noqa: PLC0415 - heavy
 

@@ -27,6 +27,7 @@ from pytest_gates.evidence import Evidence
 from pytest_gates.model.config import ForwardRun, PretrainRun, ProbeRun, Run
 from pytest_gates.model.telemetry import METRICS, REQUIRED_STEP_FIELDS
 
+CHOSEN = {"all": slice(None), "first": slice(1), "last": slice(-1, None)}
 CPU_LACKS = frozenset({"gpu_util_pct", "gpu_ms", "reserved_mib"})
 """Metrics that a run on the CPU cannot give: null there."""
 
@@ -106,7 +107,7 @@ class Bounded(RunCheck):
     ) -> tuple[Verdict, str | None, Sequence[float], list[tuple[int, float]]]:
         """The verdict, why values are missing, the values, and those out of bounds."""
         found = samples(evidence, self.metric, self.steps)
-        chosen = {"all": slice(None), "first": slice(1), "last": slice(-1, None)}[self.at]
+        chosen = CHOSEN[self.at]
         if found.gap is not None and self.at != "all":
             chosen = slice(0)
         values = found.values[chosen]

@@ -35,14 +35,15 @@ def samples(evidence: Evidence, metric: str, steps: Window | None = None) -> Sam
     """The values of a metric: over the window or the whole run for steps, else over all lines."""
     scope = METRICS[metric].scope
     said = evidence.main
-    series = {"step": said.steps, "epoch": said.epochs, "slot": said.slots,
-              "parameter": said.parameters}[scope]  # fmt: skip
     if scope == "step":
+        series = said.steps
         window = _whole_window(evidence, steps)
         if window is not None:
             return _whole(metric, series, window)
         places, gap = _rows(evidence, steps)
     else:
+        others = {"epoch": said.epochs, "slot": said.slots, "parameter": said.parameters}
+        series = others[scope]
         places, gap = [(row, row) for row in range(len(series))], unfinished(evidence)
         gap = gap or (None if places else f"the telemetry has no {scope} lines")
     column = _numbers(series, metric)

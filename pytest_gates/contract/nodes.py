@@ -82,8 +82,10 @@ class Mapping(NamedTuple):
 
     def get(self, name: str) -> Node | None:
         """The value of the key spelt `name`, or None."""
-        entry = self.entry(name)
-        return None if entry is None else entry[1]
+        for key, value in self.entries:
+            if key.value == name:
+                return value
+        return None
 
 
 Node = Scalar | Sequence | Mapping
