@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
 
+from pytest_gates import evidence_store
 from tests.project import Project
 
 RUN = """
@@ -75,3 +77,48 @@ def test_a_pass_at_the_first_attempt_leaves_no_attempts_behind(project: Project)
     write_gates(project, 3, failing=2)
     project.run("--gates-record", "never")
     assert len(list((project.root / ".pytest_gates" / "attempts").iterdir())) == 1
+
+
+def test_the_collector_of_garbage_is_as_it_was_when_the_session_is_over(project: Project) -> None:
+    write_gates(project, 3, failing=7)
+    before = gc.get_threshold()
+    gc.set_threshold(701, 11, 12)
+    try:
+        project.run("--gates-record", "never")
+        assert gc.get_threshold() == (701, 11, 12)
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.set_threshold(*before)
+
+
+def test_what_other_tests_leave_is_still_found_at_the_end(project: Project) -> None:
+    """A finalizer that raises, within a cycle that nothing but a collection finds."""
+    write_gates(project, 3, failing=7)
+    project.pytester.makepyfile(
+        """
+        class Broken:
+            def __init__(self):
+                self.itself = self
+
+            def __del__(self):
+                raise ValueError("from a finalizer")
+
+        def test_it():
+            Broken()
+        """
+    )
+    result = project.run(".", "--gates-record", "never")
+    assert "from a finalizer" in result.stdout.str() + result.stderr.str()
+
+
+def test_a_recorded_run_that_was_sealed_before_is_not_written_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_gates(project, 1, failing=7)
+    project.run("--gates-record", "never").assert_outcomes(passed=1)
+
+    def refuse(target: Path, data: bytes) -> None:
+        raise AssertionError(f"{target.name} was written")
+
+    monkeypatch.setattr(evidence_store, "write_durably", refuse)
+    project.run("--gates-record", "never").assert_outcomes(passed=1)
