@@ -285,16 +285,15 @@ class Ledger:
 
     def _load(self) -> dict[str, Record]:
         if self._by_sha is None:
-            self._by_sha = {}
-            broken: list[Broken] = []
+            # All of it before any is kept: a folder that cannot be listed is no empty one.
             with uncollected():
-                for path in record_files(shards_of(self._folder)):
-                    found = read_record(path, self._name)
-                    if isinstance(found, Broken):
-                        broken.append(found)
-                    else:
-                        self._add(found)
-            self._broken = tuple(broken)
+                found = [read_record(path, self._name)
+                         for path in record_files(shards_of(self._folder))]  # fmt: skip
+                self._by_sha = {}
+                for one in found:
+                    if isinstance(one, Record):
+                        self._add(one)
+            self._broken = tuple(one for one in found if isinstance(one, Broken))
         return self._by_sha
 
 

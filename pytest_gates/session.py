@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,8 @@ class GatesSession:
 
     def plan(self, items: Sequence[Gate | Falsifier]) -> None:
         """Say what will be verified and falsified, so that runs can begin before they are due."""
-        self.ledger.read()
+        with suppress(OSError):  # it is told where an item is due
+            self.ledger.read()
         if not (self.settings.replay or self.settings.recorded_only):
             self._executor.plan(ahead(items, self.obstacle), timed_runs(items))
 

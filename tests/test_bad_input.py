@@ -16,6 +16,8 @@ import pytest
 from loading import RUN, gate
 from project import PLUGIN, RECORDED, Project
 
+from pytest_gates import ledger
+
 QUICK = [40.0 + (index % 7) for index in range(30)]
 BUDGET = "{kind: budget, metric: wall_ms, steps: [20, 99], below: 60}"
 
@@ -239,6 +241,16 @@ def test_a_folder_that_cannot_be_written(recorded: Project, folder: str, reason:
     assert_red(recorded, recorded.run(), reason)
     path.unlink()
     recorded.run().assert_outcomes(passed=1)
+
+
+def test_a_ledger_that_cannot_be_listed(recorded: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each item says so: what could not be read is not taken for an empty ledger."""
+
+    def refuse(folder: Path) -> list[str]:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(ledger, "shards_of", refuse)
+    assert_red(recorded, recorded.run("--gates-replay"), "records: Permission denied")
 
 
 def test_evidence_beyond_its_limit(recorded: Project) -> None:
