@@ -31,7 +31,7 @@ SWIGLU_TILE = 128, 128, 64, 4, 5
 """Rows and columns of a tile, its depth, tiles in a group, and loads under way: the best of 25."""
 BLOCK = 1024
 VOCAB_BLOCK = 4096
-EMBED_ROWS, EMBED_COLUMNS = 16, 256
+EMBED_ROWS, EMBED_COLUMNS = 8, 1024
 """Rows of one token that are summed at once, and columns of a program."""
 
 
@@ -127,6 +127,10 @@ def norm_programs(rows: int) -> int:
     return -(-rows // _norm_rows(rows))
 
 
+def _processors(x: Tensor) -> int:
+    return torch.cuda.get_device_properties(x.device).multi_processor_count
+
+
 Shape = tuple[int, int, int, int, int]
 """B, T, H, K, D."""
 
@@ -156,9 +160,10 @@ class Attention(Function):
         else:
             out = result.inputs()
         lse = torch.empty(B, H, T, device=qkv.device)
-        attention_kernels.attention_forward[(-(-T // ROWS), B * H)](
-            qkv, out, lse, T, _LOG2_E / math.sqrt(D), H, K, D, ROWS, ROWS, T % ROWS == 0,
-            num_warps=4, num_stages=3,
+        blocks, scale = -(-T // ROWS), _LOG2_E / math.sqrt(D)
+        attention_kernels.attention_forward[(blocks * B * H,)](
+            qkv, out, lse, T, scale, blocks, B * H, _processors(qkv), H, K, D, ROWS, ROWS,
+            T % ROWS == 0, num_warps=4, num_stages=3,
         )  # fmt: skip
         # Not as attributes: a result that its own function holds is freed by the collector alone.
         ctx.save_for_backward(qkv, out, lse, cos, sin)
@@ -172,16 +177,18 @@ class Attention(Function):
         packed = torch.empty_like(qkv) if ctx.back is None else ctx.back.outputs()
         deltas = torch.empty_like(lse)
         root, whole, blocks = 1 / math.sqrt(D), T % ROWS == 0, -(-T // ROWS)
-        scale = _LOG2_E * root
-        attention_kernels.attention_backward_queries[(blocks, B * H)](
-            qkv, out, grads[0], lse, deltas, packed, cos, sin, T, scale, root, H, K, D, ROWS, ROWS,
-            whole, num_warps=4, num_stages=2,
+        scale, processors = _LOG2_E * root, _processors(qkv)
+        many = blocks * B * K >= FILLED
+        attention_kernels.attention_backward_queries[(blocks * B * H,)](
+            qkv, out, grads[0], lse, deltas, packed, cos, sin, T, scale, root, blocks, B * H,
+            processors, H, K, D, ROWS, ROWS, whole, num_warps=4, num_stages=2 if many else 3,
         )  # fmt: skip
-        split, rows = (1, ROWS // 2) if blocks * B * K >= FILLED else (H // K, ROWS)
+        split, rows = (1, ROWS // 2) if many else (H // K, ROWS)
         parts = torch.empty(split, 2, B, T, K, D, device=qkv.device) if split > 1 else lse
-        attention_kernels.attention_backward_keys[(blocks, B * K * split)](
-            qkv, grads[0], lse, deltas, packed, parts, cos, sin, T, scale, root, H, K, D, rows,
-            ROWS, split, whole, num_warps=4, num_stages=2 if split > 1 else 3, maxnreg=168,
+        attention_kernels.attention_backward_keys[(blocks * B * K * split,)](
+            qkv, grads[0], lse, deltas, packed, parts, cos, sin, T, scale, root, blocks,
+            B * K * split, processors, H, K, D, rows, ROWS, split, whole, num_warps=4,
+            num_stages=2 if split > 1 else 3, maxnreg=168,
         )  # fmt: skip
         if split > 1:
             attention_kernels.sum_key_gradients[(2 * blocks, B * K)](
@@ -213,7 +220,7 @@ class AddSwiGlu(Function):
         (rows, width), hidden = x.shape, dy.shape[1]
         height, side, depth, group, stages = SWIGLU_TILE
         tiles = -(-rows // height) * -(-width // side)
-        programs = min(tiles, torch.cuda.get_device_properties(dy.device).multi_processor_count)
+        programs = min(tiles, _processors(dy))
         place = (rows, width), (2 * width, 1), (height, side)
         kernels.swiglu_backward[(programs,)](
             TensorDescriptor.from_tensor(dy, [height, depth]),
