@@ -88,11 +88,13 @@ def _prove_shared(
 def _prove(
     root: Path, evidence: str, declared: Declared, shards: Sequence[str], kept: dict[str, Evidence]
 ) -> Proven:
+    proven: set[str] = set()
+
     def read(location: str) -> Evidence:
         if location not in kept:
             if len(kept) >= KEPT:
                 kept.pop(next(iter(kept)))
-            kept[location] = read_evidence(root, location)
+            kept[location] = read_evidence(root, location, proven)
         return kept[location]
 
     found = Proven()

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from itertools import count, pairwise
+from itertools import count, islice
+from operator import mul
 from typing import Any
 
 EXACT_UP_TO = 5_000
@@ -113,25 +114,26 @@ def lag1_autocorrelation(samples: Sequence[float]) -> float:
     Only a positive correlation above 1.65 / sqrt(n) counts.
     """
     n = len(samples)
-    if len(set(samples)) <= 1:
+    different = len(set(samples))
+    if different <= 1:
         return 0.0
-    ranks = _ranks(samples)
+    ranks = _ranks(samples, ties=different < n)
     mean = (n - 1) / 2
     centred = [rank - mean for rank in ranks]
-    variance = sum(value * value for value in centred)
+    variance = sum(map(mul, centred, centred))
     if variance == 0:
         return 0.0
-    r = sum(a * b for a, b in pairwise(centred)) / variance
+    r = sum(map(mul, centred, islice(centred, 1, None))) / variance
     return r if r > SIGNIFICANT / math.sqrt(n) else 0.0
 
 
-def _ranks(samples: Sequence[float]) -> list[float]:
+def _ranks(samples: Sequence[float], *, ties: bool) -> Sequence[float]:
     keys: Sequence[Any] = samples
     if any(map(math.isnan, samples)):
         keys = [_nan_last(value) for value in samples]
-    elif len(set(samples)) == len(samples):
+    elif not ties:
         places = dict(zip(sorted(samples), count(), strict=False))
-        return [float(places[value]) for value in samples]
+        return [places[value] for value in samples]
     order = sorted(range(len(keys)), key=keys.__getitem__)
     ranks = [0.0] * len(keys)
     start = 0
