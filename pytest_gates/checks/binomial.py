@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from itertools import count, islice
-from operator import mul
+from itertools import count, pairwise
 from typing import Any
 
 EXACT_UP_TO = 5_000
@@ -114,26 +113,25 @@ def lag1_autocorrelation(samples: Sequence[float]) -> float:
     Only a positive correlation above 1.65 / sqrt(n) counts.
     """
     n = len(samples)
-    different = len(set(samples))
-    if different <= 1:
+    if len(set(samples)) <= 1:
         return 0.0
-    ranks = _ranks(samples, ties=different < n)
+    ranks = _ranks(samples)
     mean = (n - 1) / 2
     centred = [rank - mean for rank in ranks]
-    variance = sum(map(mul, centred, centred))
+    variance = sum(value * value for value in centred)
     if variance == 0:
         return 0.0
-    r = sum(map(mul, centred, islice(centred, 1, None))) / variance
+    r = sum(a * b for a, b in pairwise(centred)) / variance
     return r if r > SIGNIFICANT / math.sqrt(n) else 0.0
 
 
-def _ranks(samples: Sequence[float], *, ties: bool) -> Sequence[float]:
+def _ranks(samples: Sequence[float]) -> list[float]:
     keys: Sequence[Any] = samples
     if any(map(math.isnan, samples)):
         keys = [_nan_last(value) for value in samples]
-    elif not ties:
+    elif len(set(samples)) == len(samples):
         places = dict(zip(sorted(samples), count(), strict=False))
-        return [places[value] for value in samples]
+        return [float(places[value]) for value in samples]
     order = sorted(range(len(keys)), key=keys.__getitem__)
     ranks = [0.0] * len(keys)
     start = 0
