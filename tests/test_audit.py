@@ -458,10 +458,11 @@ def test_many_records_are_audited_by_several_processes_alike(
 
     def both() -> Sequence[str]:
         found = []
-        for alone in (0, 500):
+        for alone, at_once in ((0, 32), (500, 32), (500, 1)):
             monkeypatch.setattr(shards, "ALONE", alone)
+            monkeypatch.setattr(shards, "AT_ONCE", at_once)
             found.append(audit())
-        assert found[0] == found[1]
+        assert found[0] == found[1] == found[2]
         return found[0]
 
     assert both() == []
