@@ -95,7 +95,7 @@ class Scene:
         A finding that shows in no pytest session, since the gate is judged anew there, leaves the
         verdict `unfounded`.
         """
-        basis = basis_entry(record, record.sha, armed=False)
+        basis = basis_entry(record, armed=False)
         edit = ContractEdit((GateEdit(self.gate.id, "pass", (basis,)),))
         path = self.root / CONTRACT
         path.write_text(
@@ -157,7 +157,7 @@ def _there(root: Path, one: Evidence) -> Evidence:
 
 def passed(gate: Gate, record: Record) -> Gate:
     """The gate as it reads once its pass is written back."""
-    return replace(gate, claimed="pass", basis=(basis_entry(record, record.sha, armed=False),))
+    return replace(gate, claimed="pass", basis=(basis_entry(record, armed=False),))
 
 
 # --- the attacks -------------------------------------------------------------------------------

@@ -40,8 +40,11 @@ def plain(value: Any) -> Any:  # noqa: PLR0911 - one line a type
     Raises:
         ValueError: an integer beyond 2^53 - 1, a key that is no string, or a type JSON lacks.
     """
-    if value is None or isinstance(value, bool):
+    kind = type(value)  # by the class itself where it is JSON's own: nearly always
+    if kind is str or value is None or kind is bool:
         return value
+    if kind is dict:
+        return _plain_object(value)
     if isinstance(value, str):
         return value.value if isinstance(value, Enum) else value
     if isinstance(value, int):
@@ -50,15 +53,19 @@ def plain(value: Any) -> Any:  # noqa: PLR0911 - one line a type
         return value
     if isinstance(value, float):
         return encode_number(value)
-    if isinstance(value, Mapping):
-        if strange := [key for key in value if not isinstance(key, str)]:
-            raise ValueError(f"key {strange[0]!r} is no string")
-        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return _plain_object(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     raise ValueError(f"{type(value).__name__} has no JSON form")
+
+
+def _plain_object(value: Mapping[Any, Any]) -> dict[str, Any]:
+    if strange := [key for key in value if not isinstance(key, str)]:
+        raise ValueError(f"key {strange[0]!r} is no string")
+    return {key: plain(item) for key, item in value.items()}
 
 
 def canonical(value: Any) -> bytes:

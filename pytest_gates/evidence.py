@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from pytest_gates.canonical import digest
+from pytest_gates.identity import remembered
 from pytest_gates.model.config import PRESETS, PretrainRun, RecordedRun, Run, Settings
 from pytest_gates.model.telemetry import STATUSES
 
@@ -85,10 +86,19 @@ class Telemetry:
     def first_of_unbroken(self) -> int | None:
         """The first step, if every row has the step after the one before; else None."""
         said = self.steps.columns.get("step")
-        if not said or not isinstance(said[0], float | int) or not math.isfinite(said[0]):
-            return None
-        first = int(said[0])
-        return first if said == tuple(range(first, first + len(said))) else None
+        return _first_of_unbroken(said) if said else None
+
+
+UNBROKEN_KEPT = 64
+
+
+@remembered(UNBROKEN_KEPT)
+def _first_of_unbroken(said: tuple[float | str | None, ...]) -> int | None:
+    first = said[0]
+    if not isinstance(first, float | int) or not math.isfinite(first):
+        return None
+    first = int(first)
+    return first if said == tuple(range(first, first + len(said))) else None
 
 
 @dataclass(frozen=True)
@@ -269,6 +279,10 @@ def rank_status(said: Telemetry) -> str:
     return "KILLED"
 
 
+HASHES_KEPT = 4096
+
+
+@remembered(HASHES_KEPT)
 def run_hash(run: Run) -> str:
     """SHA-256 of what a contract declares of a run.
 
@@ -276,17 +290,7 @@ def run_hash(run: Run) -> str:
     changing a default is a new `SCHEMA`. A preset and the same architecture spelled out are two
     declarations and hash differently.
     """
-    known = _hashes.get(id(run))
-    if known is None or known[0] is not run:
-        if len(_hashes) >= HASHES_KEPT:
-            _hashes.clear()
-        known = _hashes[id(run)] = (run, _run_hash(run))
-    return known[1]
-
-
-HASHES_KEPT = 4096
-_hashes: dict[int, tuple[Run, str]] = {}
-"""Hashes by identity: to find a run by its value means to compare all of it, every time."""
+    return _run_hash(run)
 
 
 @functools.lru_cache(maxsize=HASHES_KEPT)

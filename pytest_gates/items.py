@@ -11,6 +11,7 @@ import pytest
 
 from pytest_gates.contract.load import load_contract
 from pytest_gates.contract.models import Contract, Falsifier, Gate
+from pytest_gates.contract.nodes import uncollected
 from pytest_gates.errors import ContractError, GatesError
 from pytest_gates.plugin import SESSION, SESSION_HOOKS, SessionHooks
 from pytest_gates.results import Result, Status
@@ -44,11 +45,12 @@ class ContractFile(pytest.File):
         """Load the contract; one item a gate and a falsifier, in file order."""
         session = gates_session(self.config)
         try:
-            contract = load_contract(
-                self.path, session.settings.shown(self.path), session.settings.caps
-            )
-            session.declared.add(contract)
-            gc.freeze()  # it stays to the end: no collection need look through it
+            with uncollected():
+                contract = load_contract(
+                    self.path, session.settings.shown(self.path), session.settings.caps
+                )
+                session.declared.add(contract)
+                gc.freeze()  # it stays to the end: no collection need look through it
         except ContractError as error:
             raise self.CollectError(str(error)) from None
         for item in contract.items:

@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -176,6 +176,7 @@ class Ledger:
         self._name = evidence.name
         self._by_sha: dict[str, Record] | None = None
         self._by_subject: dict[tuple[str, str], dict[str, Record]] = defaultdict(dict)
+        self._subjects: dict[str, set[str]] = defaultdict(set)
         self._histories: dict[tuple[str, str], Ancestry[Record]] = {}
         self._broken: tuple[Broken, ...] = ()
 
@@ -218,6 +219,11 @@ class Ledger:
         if record is None:
             raise LedgerError(f"{self._name}/{RECORDS}/{sha[:2]}/{sha}.json: no such record")
         return record
+
+    def subjects(self, contract: str) -> Set[str]:
+        """Ids of the gates and falsifiers of a contract that have records."""
+        self.records()
+        return self._subjects.get(contract, frozenset())
 
     def heads(self, contract: str, subject: str) -> tuple[str, ...]:
         """Hashes of the newest records of a subject; several after a merge of branches."""
@@ -269,6 +275,7 @@ class Ledger:
         assert self._by_sha is not None
         key = record.contract, record.subject
         self._by_sha[record.sha] = self._by_subject[key][record.sha] = record
+        self._subjects[record.contract].add(record.subject)
         self._histories.pop(key, None)
 
     def _load(self) -> dict[str, Record]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
 import uuid
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 SESSION_HOOKS = "gates-session"
 SESSION: pytest.StashKey[GatesSession] = pytest.StashKey()
+NEW_OBJECTS = 50_000
+"""Objects made and kept since garbage was last looked for that begin the next look."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,6 +77,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(SessionHooks(config), SESSION_HOOKS)
     # After pytest's own last collections, which would look through all contracts once more.
     config.add_cleanup(gc.unfreeze)
+    # Reports and results stay to the end: to look for garbage at each 700 new objects finds none.
+    config.add_cleanup(partial(gc.set_threshold, *gc.get_threshold()))
+    # While Python takes its modules apart it looks through all objects four times, to give back
+    # memory that the system takes back as a whole.
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
+    gc.set_threshold(NEW_OBJECTS, *gc.get_threshold()[1:])
 
 
 def _require_report_extra() -> None:
@@ -184,6 +195,13 @@ class SessionHooks:
             gates.close()
         if self.terminal is not None:
             self.terminal.close()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_unconfigure(self) -> None:
+        # pytest collects five times now, so that each finalizer has its say. Once finds all there
+        # is: what survives is in use, and frozen it need not be looked through again.
+        gc.collect()
+        gc.freeze()
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         gates = self.config.stash.get(SESSION, None)

@@ -282,7 +282,7 @@ def gate_edit(
     if not records:
         return None
     armed = any(seen_red_by(contract, gate, ledger) for ledger in ledgers)
-    entries = tuple(basis_entry(record, record.sha, armed=armed) for record in records)
+    entries = tuple(basis_entry(record, armed=armed) for record in records)
     verdict = worst_of(records)
     statuses = {discharge_status(record, armed=armed) for record in records}
     status = weakest(statuses)

@@ -317,7 +317,7 @@ class GatesSession:
 
     def _base(self, contract: Contract, declared: Gate | Falsifier) -> Result:
         gate = isinstance(declared, Gate)
-        return Result(
+        return Result.about(
             kind="gate" if gate else "falsifier",
             contract=contract.file,
             contract_id=contract.id,

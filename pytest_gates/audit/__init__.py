@@ -70,8 +70,4 @@ def _history_findings(
 
 def _left_behind(contract: Contract, ledger: Ledger) -> list[str]:
     """Ids under which this contract has records and declares nothing any more, in order."""
-    known = {item.id for item in contract.items}
-    subjects = {
-        record.subject for record in ledger.records().values() if record.contract == contract.id
-    }
-    return sorted(subjects - known)
+    return sorted(ledger.subjects(contract.id) - {item.id for item in contract.items})

@@ -44,7 +44,7 @@ def _claim(contract: Contract, gate: Gate, ledger: Readable) -> Iterator[tuple[s
             of = f"{record.contract}::{record.subject}"
             yield "PG103", f"verdict_basis cites record {sha[:SHOWN]}, which is of {of}"
             return
-        if not same_entry(entry, basis_entry(record, sha, armed=False)):
+        if not same_entry(entry, basis_entry(record, armed=False)):
             text = f"verdict_basis differs from its record {sha[:SHOWN]}"
             yield "PG104", f"{text}: it was edited"
             return

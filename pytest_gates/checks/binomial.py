@@ -17,6 +17,9 @@ from typing import Any
 EXACT_UP_TO = 5_000
 """Samples up to which tails are exact integers; above, log space (relative error below 1e-9)."""
 
+Ratio = tuple[int, int]
+"""Numerator and denominator."""
+
 SIGNIFICANT = 1.65
 """Standard errors above which a lag-1 autocorrelation counts (one-sided 5 %)."""
 
@@ -31,12 +34,18 @@ class Critical:
     """FAIL iff K >= this; n + 1 where no count fails."""
 
 
-@lru_cache(maxsize=4096)
 def critical_counts(n: int, rate: Fraction, alpha: Fraction) -> Critical:
     """The counts K out of n that are significant at `alpha`, one-sided.
 
     P[Bin(n, rate) <= K] <= alpha passes, P[Bin(n, rate) >= K] <= alpha fails.
     """
+    # Known by whole numbers: to hash a fraction is to divide modulo a prime.
+    return _critical_counts(n, rate.as_integer_ratio(), alpha.as_integer_ratio())
+
+
+@lru_cache(maxsize=4096)
+def _critical_counts(n: int, rate_ratio: Ratio, alpha_ratio: Ratio) -> Critical:
+    rate, alpha = Fraction(*rate_ratio), Fraction(*alpha_ratio)
     assert n >= 0
     assert 0 < rate < 1
     assert 0 < alpha <= Fraction(1, 2)
@@ -112,9 +121,15 @@ def lag1_autocorrelation(samples: Sequence[float]) -> float:
     that the others are correlated, and infinite samples or NaN (ranked above all) have a rank too.
     Only a positive correlation above 1.65 / sqrt(n) counts.
     """
-    n = len(samples)
     if len(set(samples)) <= 1:
         return 0.0
+    return _lag1(tuple(samples))
+
+
+@lru_cache(maxsize=64)
+def _lag1(samples: tuple[float, ...]) -> float:
+    """The same; many gates hold one window of one run against different limits."""
+    n = len(samples)
     ranks = _ranks(samples)
     mean = (n - 1) / 2
     centred = [rank - mean for rank in ranks]

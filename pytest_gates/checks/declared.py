@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from pytest_gates.checks.base import Refusal, Window
+from pytest_gates.identity import remembered
 from pytest_gates.model.config import (
     PRESETS,
     Architecture,
@@ -70,6 +71,10 @@ class Shape:
         return [name for name in names if said[name] is None]
 
 
+SHAPES_KEPT = 256
+
+
+@remembered(SHAPES_KEPT)
 def shape_of(run: Run) -> Shape:
     """What a run declares."""
     if isinstance(run, PretrainRun):

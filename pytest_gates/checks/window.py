@@ -19,7 +19,7 @@ class Samples:
     """The values of one metric over a window."""
 
     metric: str
-    at: tuple[int, ...]
+    at: Sequence[int]
     """The step of each value; the line for metrics of epochs and slots."""
     values: tuple[float, ...]
     """NaN and infinities are values; nulls are not."""
@@ -89,7 +89,7 @@ def _whole(metric: str, series: Series, window: tuple[range, int]) -> Samples:
     values = column[row : row + len(steps)]
     if None in values:
         return _samples(metric, list(zip(steps, values, strict=True)), None)
-    return Samples(metric, tuple(steps), values, None)  # type: ignore[arg-type]  # no None, just seen
+    return Samples(metric, steps, values, None)  # type: ignore[arg-type]  # no None, just seen
 
 
 def _and_more(count: int) -> str:

@@ -88,6 +88,9 @@ class Mapping(NamedTuple):
 
 Node = Scalar | Sequence | Mapping
 
+_made = tuple.__new__
+"""A node of all of its fields; the named tuples' own constructors take one call more, each."""
+
 
 def place(node: Node, file: str) -> Place:
     """Where a node begins."""
@@ -186,11 +189,11 @@ def to_data(node: Node) -> Any:
     Returns:
         Nested dict, list, str, int, float, bool and None.
     """
+    if isinstance(node, Scalar):  # what is quoted is text, whatever it says
+        return node.value if node.style else meaning(node.value, "")
     if isinstance(node, Mapping):
         return {meaning(key.value, key.style): to_data(value) for key, value in node.entries}
-    if isinstance(node, Sequence):
-        return [to_data(item) for item in node.items]
-    return meaning(node.value, node.style)
+    return [to_data(item) for item in node.items]
 
 
 def surprise(node: Node) -> str | None:
@@ -217,6 +220,7 @@ class _Builder:
         self.file = file
         self.findings: list[Finding] = []
         self.documents = 0
+        self.escapes = "\\" in text
 
     def build(self, events: Iterable[yaml.Event]) -> Node | None:
         """The root node, or None if there is no document."""
@@ -225,7 +229,8 @@ class _Builder:
         for count, event in enumerate(events):
             if count >= MAX_EVENTS:
                 self._stop(event, f"more than {MAX_EVENTS:,} parse events")
-            if isinstance(event, yaml.ScalarEvent):
+            kind = type(event)  # two thirds of all events are scalars
+            if kind is yaml.ScalarEvent:
                 node: Node = self._scalar(event)
             elif isinstance(event, yaml.CollectionStartEvent):
                 if len(collections) >= MAX_DEPTH:
@@ -260,11 +265,11 @@ class _Builder:
                 except ValueError as error:
                     self._add(mark, str(error))
         elif style == '"':
-            if has_escaped_control(value):
+            if self.escapes and has_escaped_control(value):
                 self._add(mark, "a control character, written as an escape")
         elif style in {"|", ">"}:
             end = start + len(self.text[start:end].rstrip())
-        return Scalar(start, end, mark.line + 1, mark.column + 1, value, style)
+        return _made(Scalar, (start, end, mark.line + 1, mark.column + 1, value, style))
 
     def _alias(self, event: yaml.AliasEvent) -> Scalar:
         mark = _begin(event)
@@ -279,13 +284,16 @@ class _Builder:
         end = children[-1].end if children and not flow else _end(event)
         start, line, column = mark.index, mark.line + 1, mark.column + 1
         if isinstance(event, yaml.SequenceEndEvent):
-            return Sequence(start, end, line, column, tuple(children), flow)
-        return Mapping(start, end, line, column, self._entries(children), flow)
+            return _made(Sequence, (start, end, line, column, tuple(children), flow))
+        return _made(Mapping, (start, end, line, column, self._entries(children), flow))
 
     def _entries(self, children: list[Node]) -> tuple[tuple[Scalar, Node], ...]:
+        pairs = tuple(zip(children[::2], children[1::2], strict=True))
+        if _distinct(children[::2]):
+            return pairs  # type: ignore[return-value]  # each key is a scalar, just seen
         entries = []
         seen: dict[object, Scalar] = {}
-        for key, value in zip(children[::2], children[1::2], strict=True):
+        for key, value in pairs:
             if not isinstance(key, Scalar):
                 self._say(place(key, self.file), "a key must be a single word or text")
                 continue
@@ -339,6 +347,19 @@ class _Builder:
     def _stop(self, event: yaml.Event, message: str) -> NoReturn:
         self._add(_begin(event), message)
         raise ContractError(tuple(self.findings))
+
+
+def _distinct(keys: list[Node]) -> bool:
+    """Whether all keys are words that differ in spelling and meaning, none a merge key.
+
+    So it is nearly always; where it is not, it is looked up who and why.
+    """
+    try:
+        meant = {meaning(key.value, key.style) for key in keys if type(key) is Scalar}
+    except ValueError:
+        return False
+    spelt = {key.value for key in keys if type(key) is Scalar}
+    return len(meant) == len(spelt) == len(keys) and "<<" not in spelt
 
 
 def _begin(event: yaml.Event) -> Mark:

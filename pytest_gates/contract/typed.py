@@ -67,18 +67,13 @@ def nearly(node: Node, key: str) -> tuple[Node, str] | None:
     return None
 
 
-def surprises(node: Node, path: tuple[str | int, ...] = ()) -> Iterator[tuple[Node, str]]:
+def surprises(node: Node) -> list[tuple[Node, str]]:
     """Plain numbers below a node that YAML 1.1 reads as other than they look."""
     if isinstance(node, Scalar):
-        text = surprise(node)
-        if text and node.value[:1] in "0123456789+-.":
-            yield node, text
-    elif isinstance(node, MappingNode):
-        for _, value in node.entries:
-            yield from surprises(value)
-    elif isinstance(node, SequenceNode):
-        for item in node.items:
-            yield from surprises(item)
+        text = surprise(node) if node.value[:1] in "0123456789+-." else None
+        return [(node, text)] if text else []
+    below = node.items if isinstance(node, SequenceNode) else [value for _, value in node.entries]
+    return [odd for one in below for odd in surprises(one)]
 
 
 def without(findings: Iterable[Finding], said: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pytest_gates.checks.base import Verdict
+from pytest_gates.identity import remembered
 from pytest_gates.ledger import Record
 from pytest_gates.vocabulary import ACTIVE, DISCHARGE_STATUSES, FALSIFIED, PARTIAL, PENDING
 
@@ -28,10 +29,23 @@ def weakest(statuses: Collection[str]) -> str:
     return next(status for status in DISCHARGE_STATUSES if status in statuses)
 
 
-def basis_entry(record: Record, sha: str, *, armed: bool) -> dict[str, Any]:
+def basis_entry(record: Record, *, armed: bool) -> dict[str, Any]:
     """One entry of `verdict_basis`: everything in it is derived from the record."""
+    return _derived(record) | {"discharge_status": discharge_status(record, armed=armed)}
+
+
+ENTRIES_KEPT = 16
+
+
+@remembered(ENTRIES_KEPT)
+def _derived(record: Record) -> dict[str, Any]:
+    """An entry, as far as it does not depend on other records.
+
+    It is asked for several times in a row: does the claim hold, has the ledger moved on, what is
+    to be written.
+    """
     entry: dict[str, Any] = {
-        "record": sha,
+        "record": record.sha,
         "verdict": str(record.verdict),
         "run": record.run["name"],
         "measured": [_measured(observed) for observed in record.observed],
@@ -43,7 +57,7 @@ def basis_entry(record: Record, sha: str, *, armed: bool) -> dict[str, Any]:
         entry["attempts"] = record.attempts
     if record.reason:
         entry["reason"] = record.reason
-    return entry | {"discharge_status": discharge_status(record, armed=armed)}
+    return entry
 
 
 _MEASURED = ("check", "verdict", "figure", "limit", "headroom_pct", "window", "n", "interval")
@@ -59,9 +73,8 @@ def same_entry(written: Mapping[str, Any], derived: Mapping[str, Any]) -> bool:
 
     The discharge status is left out: it moves when a falsifier is recorded later.
     """
-    drop = "discharge_status"
-    left = {key: value for key, value in written.items() if key != drop}
-    return left == {key: value for key, value in derived.items() if key != drop}
+    left_out = {"discharge_status": None}
+    return {**written, **left_out} == {**derived, **left_out}
 
 
 def worst_of(records: Sequence[Record]) -> Verdict:
