@@ -189,4 +189,7 @@ def decode_number(value: object) -> float | None:
 def encode_line(record: dict[str, Any]) -> str:
     """One telemetry line with its newline."""
     safe = {k: encode_number(v) if isinstance(v, float) else v for k, v in record.items()}
-    return json.dumps(safe, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+    return _ENCODER.encode(safe) + "\n"
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -51,12 +51,16 @@ class Ancestry(Generic[Kind]):
     @cached_property
     def heads(self) -> tuple[str, ...]:
         """Hashes of the records that are nobody's parent, sorted."""
+        if len(self.records) == 1:
+            return tuple(self.records)
         parents = {parent for record in self.records.values() for parent in record.parents}
         return tuple(sorted(self.records.keys() - parents))
 
     @cached_property
     def newest_first(self) -> tuple[str, ...]:
         """Every record before its parents; unrelated ones by their time, newest first."""
+        if len(self.records) == 1:  # as of most subjects
+            return tuple(self.records)
         children = dict.fromkeys(self.records, 0)
         for record in self.records.values():
             for parent in set(record.parents) & self.records.keys():
@@ -82,6 +86,8 @@ class Ancestry(Generic[Kind]):
 
         Two branches may each have one; the worse verdict counts until the gate is judged again.
         """
+        if len(self.records) == 1:
+            return tuple(self.records.values())
         if len(self.heads) == 1 and len({record.key for record in self.records.values()}) == 1:
             return (self.records[self.heads[0]],)  # of every other one it is a descendant
         from pytest_gates.checks.base import Verdict  # noqa: PLC0415 - loads every check

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from pytest_gates.canonical import digest
@@ -15,9 +16,9 @@ def note_attempt(cache: Path, contract: str, gate: str, gate_hash: str, verdict:
     Lines are appended with one write each, so that processes do not tear each other's. A pass at
     the first attempt, which most are, leaves no trace: there is nothing to count from it.
     """
+    if verdict is Verdict.PASS and not os.path.isdir(f"{cache}/attempts"):  # noqa: PTH112 - a
+        return 1  # `Path` takes longer than the question, which every gate asks
     folder = cache / "attempts"
-    if verdict is Verdict.PASS and not folder.is_dir():
-        return 1
     path = folder / f"{digest([contract, gate])[:32]}.jsonl"
     if verdict is Verdict.PASS and not path.exists():
         return 1

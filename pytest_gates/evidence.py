@@ -82,7 +82,7 @@ class Telemetry:
             if isinstance(step, float | int) and math.isfinite(step)
         )
 
-    @functools.cached_property
+    @property
     def first_of_unbroken(self) -> int | None:
         """The first step, if every row has the step after the one before; else None."""
         said = self.steps.columns.get("step")

@@ -75,7 +75,7 @@ def seal(
     pid: int | None,
     run_folder: bool,
     started: str | None,
-    files: Mapping[str, Path],
+    files: Mapping[str, Path] | Mapping[str, bytes],
     fault: Mapping[str, Any] | None = None,
     repetition: int = 0,
     group: str | None = None,
@@ -85,9 +85,11 @@ def seal(
     ranks: Sequence[Rank] = (),
     limit_bytes: int = LIMIT_BYTES,
 ) -> Path:
-    """Copy the files of one execution into an evidence folder beneath `parent`.
+    """Put the files of one execution, or their bytes, into an evidence folder beneath `parent`.
 
-    Sealing the same again gives the same folder. `reason` loses host name, user and home folder.
+    Sealing the same again gives the same folder, and nothing is written where the bytes are at
+    hand: those of recorded runs are sealed in each session. `reason` loses host name, user and
+    home folder.
 
     Raises:
         EvidenceError: the files exceed `limit_bytes`, or cannot be written; nothing is left then.
@@ -113,7 +115,13 @@ def seal(
     }
     with staged(parent) as staging:
         _check_size(files, limit_bytes)
-        entries = {name: _copy(source, staging / name) for name, source in files.items()}
+        at_hand = {name: _entry(one) for name, one in files.items() if isinstance(one, bytes)}
+        if len(at_hand) == len(files):
+            data = canonical({**manifest, "files": at_hand})
+            folder = parent / folder_name(hashed, hashlib.sha256(data).hexdigest())
+            if _has_manifest(folder, data):
+                return folder
+        entries = {name: _put(source, staging / name) for name, source in files.items()}
         data = canonical({**manifest, "files": entries})
         write_durably(staging / MANIFEST, data)
         return _publish(staging, parent / folder_name(hashed, hashlib.sha256(data).hexdigest()))
@@ -258,14 +266,26 @@ def _verified(path: Path | str, place: str, entry: FileEntry) -> bytes:
     return data
 
 
-def _check_size(files: Mapping[str, Path], limit_bytes: int) -> None:
+def _check_size(files: Mapping[str, Path] | Mapping[str, bytes], limit_bytes: int) -> None:
     assert all(FILE_NAME.fullmatch(name) and name != MANIFEST for name in files), list(files)
-    total = sum(source.stat().st_size for source in files.values())
+    total = sum(len(one) if isinstance(one, bytes) else one.stat().st_size
+                for one in files.values())  # fmt: skip
     if total > limit_bytes:
         raise EvidenceError(
             f"evidence of {total / 2**20:.1f} MiB in {len(files)} files exceeds the limit of "
             f"{limit_bytes / 2**20:.1f} MiB a run; declare fewer steps or raise the limit"
         )
+
+
+def _entry(data: bytes) -> dict[str, Any]:
+    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+
+def _put(source: Path | bytes, target: Path) -> dict[str, Any]:
+    if isinstance(source, bytes):
+        write_durably(target, source)
+        return _entry(source)
+    return _copy(source, target)
 
 
 def _copy(source: Path, target: Path) -> dict[str, Any]:
@@ -286,14 +306,14 @@ def _publish(staging: Path, folder: Path) -> Path:
         staging.rename(folder)
     except OSError:
         # Somebody sealed the same before: the same id is the same manifest.
-        if not _same_manifest(staging, folder):
+        if not _has_manifest(folder, (staging / MANIFEST).read_bytes()):
             raise
     fsync_folder(folder.parent)
     return folder
 
 
-def _same_manifest(staging: Path, folder: Path) -> bool:
+def _has_manifest(folder: Path, data: bytes) -> bool:
     try:
-        return (folder / MANIFEST).read_bytes() == (staging / MANIFEST).read_bytes()
+        return (folder / MANIFEST).read_bytes() == data
     except OSError:
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 
 from pytest_gates.contract.load import load_contract
 from pytest_gates.contract.models import Contract, Falsifier, Gate
-from pytest_gates.contract.nodes import uncollected
 from pytest_gates.errors import ContractError, GatesError
+from pytest_gates.garbage import uncollected
 from pytest_gates.plugin import SESSION, SESSION_HOOKS, SessionHooks
 from pytest_gates.results import Result, Status
 from pytest_gates.session import GatesSession
@@ -40,6 +41,9 @@ def plan(session: pytest.Session) -> None:
 
 class ContractFile(pytest.File):
     """A contract file."""
+
+    shown: str | None = None
+    """How pytest names it in reports; known once an item was asked for it."""
 
     def collect(self) -> Iterable[GateItem | FalsifierItem]:
         """Load the contract; one item a gate and a falsifier, in file order."""
@@ -94,6 +98,14 @@ class _ContractItem(pytest.Item):
     def reportinfo(self) -> tuple[Path, int, str]:
         """Where the item stands: the contract and its line."""
         return self.path, self.declared.place.line - 1, self.name
+
+    @cached_property
+    def location(self) -> tuple[str, int | None, str]:
+        """The same as pytest says it; all items of a file begin alike."""
+        assert isinstance(self.parent, ContractFile)
+        if self.parent.shown is None:
+            self.parent.shown = super().location[0]
+        return self.parent.shown, self.declared.place.line - 1, self.name
 
     def __repr__(self) -> str:
         intention = gates_session(self.config).intention(self.contract, self.declared)

@@ -26,6 +26,7 @@ from pytest_gates.canonical import canonical, parse_canonical
 from pytest_gates.checks.base import Verdict
 from pytest_gates.disk import fsync_folder, read_regular, staged, write_durably
 from pytest_gates.errors import EvidenceError, LedgerError
+from pytest_gates.garbage import uncollected
 from pytest_gates.manifest import Sha256
 from pytest_gates.model.config import Count, Index
 from pytest_gates.readers.telemetry import describe
@@ -200,6 +201,10 @@ class Ledger:
         self._load()
         return self._broken
 
+    def read(self) -> None:
+        """Read the records now, which else happens when they are first asked for."""
+        self._load()
+
     def records(self) -> Mapping[str, Record]:
         """All records by their hashes.
 
@@ -282,12 +287,13 @@ class Ledger:
         if self._by_sha is None:
             self._by_sha = {}
             broken: list[Broken] = []
-            for path in record_files(shards_of(self._folder)):
-                found = read_record(path, self._name)
-                if isinstance(found, Broken):
-                    broken.append(found)
-                else:
-                    self._add(found)
+            with uncollected():
+                for path in record_files(shards_of(self._folder)):
+                    found = read_record(path, self._name)
+                    if isinstance(found, Broken):
+                        broken.append(found)
+                    else:
+                        self._add(found)
             self._broken = tuple(broken)
         return self._by_sha
 

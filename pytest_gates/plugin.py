@@ -114,8 +114,9 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    result = getattr(item, "gates_result", None)
-    if result is not None and call.when == "call":
+    # Taken from the item, which stays to the end; the report has all of it.
+    result = vars(item).pop("gates_result", None) if call.when == "call" else None
+    if result is not None:
         report.gates = result.to_json()  # type: ignore[attr-defined]  # xdist carries it along
         if report.skipped and not result.waived:
             report.longrepr = (result.contract, result.line, result.reason)
@@ -150,6 +151,8 @@ class SessionHooks:
         self.controller = not hasattr(config, "workerinput")
         self.session = getattr(config, "workerinput", {}).get("gates_session") or uuid.uuid4().hex
         """The same for the controller and all its workers."""
+        self.others = False
+        """Whether items of others were run as well."""
         self.terminal: TextIO | None = None
         # Opened here: while items are collected and run, pytest captures the descriptor.
         if sys.__stdout__ is not None and sys.__stdout__.isatty():
@@ -167,17 +170,18 @@ class SessionHooks:
     def pytest_runtestloop(self, session: pytest.Session) -> None:
         if SESSION not in self.config.stash or self.config.getoption("collectonly"):
             return  # no contract was met, or none is judged
-        gc.freeze()  # contracts stay to the end: each full collection would look through them all
         # A worker of xdist learns only as it goes which items are its own.
         if not hasattr(self.config, "workerinput"):
             from pytest_gates.items import plan  # noqa: PLC0415 - heavy
 
             plan(session)
+        gc.freeze()  # contracts and records stay to the end: no collection need look through them
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         gates = getattr(report, "gates", None)
         if gates is None:
+            self.others = self.others or report.when == "call"
             return
         self.results.append(gates)
         if report.failed:
@@ -198,9 +202,11 @@ class SessionHooks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_unconfigure(self) -> None:
-        # pytest collects five times now, so that each finalizer has its say. Once finds all there
-        # is: what survives is in use, and frozen it need not be looked through again.
-        gc.collect()
+        # pytest collects several times now, so that each finalizer has its say. Once finds all
+        # there is: what survives is in use, and frozen it need not be looked through again. Where
+        # gates alone were judged, nobody left anything to be found.
+        if self.others:
+            gc.collect()
         gc.freeze()
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:

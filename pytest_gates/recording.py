@@ -22,6 +22,7 @@ from pytest_gates.contract.models import Contract, Falsifier, Gate
 from pytest_gates.errors import GatesError, RunError
 from pytest_gates.evidence import Evidence, run_hash
 from pytest_gates.evidence_store import RUNS, promote
+from pytest_gates.identity import remembered
 from pytest_gates.ledger import EvidenceRef, Ledger, Readable, Record, RecordHost, RunRef
 from pytest_gates.model.config import CommandRun, RecordedRun
 from pytest_gates.report.basis import (
@@ -36,6 +37,7 @@ from pytest_gates.revision import code_revision
 from pytest_gates.settings import Settings
 from pytest_gates.verdict import EVALUATOR, EvidenceByRun, Judgement
 
+EVIDENCE_KEPT = 16
 RECORDABLE = frozenset({Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE})
 
 
@@ -72,6 +74,7 @@ def host_of(evidence: Sequence[Evidence]) -> RecordHost:
     )
 
 
+@remembered(EVIDENCE_KEPT)
 def used_gpu(evidence: Evidence) -> str | None:
     """Name of the GPU a run computed on, observed or declared; None on the CPU."""
     if isinstance(evidence.run, RecordedRun):

@@ -67,6 +67,7 @@ class GatesSession:
 
     def plan(self, items: Sequence[Gate | Falsifier]) -> None:
         """Say what will be verified and falsified, so that runs can begin before they are due."""
+        self.ledger.read()
         if not (self.settings.replay or self.settings.recorded_only):
             self._executor.plan(ahead(items, self.obstacle), timed_runs(items))
 
@@ -144,7 +145,7 @@ class GatesSession:
         if judgement.verdict is Verdict.BLOCKED:
             blocked = [one.summary for one in judgement.outcomes if one.verdict is Verdict.BLOCKED]
             return self._blocked(base, gate, judgement.reason or "; ".join(blocked))
-        status = Status(str(judgement.verdict).upper())
+        status = Status[judgement.verdict.name]
         deciding = judgement.deciding
         red = status is not Status.PASS
         host = str(host_of(evidence)["gpu"] or "CPU") if evidence else ""

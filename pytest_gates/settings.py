@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
@@ -63,12 +64,12 @@ class Settings:
     terminal: TextIO | None = None
     """Where a live line can be shown."""
 
-    @property
+    @cached_property
     def evidence(self) -> Path:
         """Folder of recorded evidence and of the ledger."""
         return self.root / "evidence"
 
-    @property
+    @cached_property
     def cache(self) -> Path:
         """Folder of everything that git does not see."""
         return self.root / CACHE_FOLDER

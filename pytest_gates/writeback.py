@@ -24,17 +24,10 @@ from pytest_gates.canonical import text_digest
 from pytest_gates.contract import nodes
 from pytest_gates.contract.basis import BASIS, is_ours
 from pytest_gates.contract.guard import decode_contract, read_contract_bytes
-from pytest_gates.contract.nodes import (
-    Node,
-    Scalar,
-    node_at,
-    parse_document,
-    place,
-    to_data,
-    uncollected,
-)
+from pytest_gates.contract.nodes import Node, Scalar, node_at, parse_document, place, to_data
 from pytest_gates.disk import fsync_folder
 from pytest_gates.errors import ContractError, WriteBackRefusedError
+from pytest_gates.garbage import uncollected
 from pytest_gates.splice import Draft, block, difference, flow, plain, quoted, spell
 from pytest_gates.textdiff import unified
 

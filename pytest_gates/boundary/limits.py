@@ -143,8 +143,10 @@ def planted(
     if host is None:
         host = HostInfo(gpu=Gpu(gpu, None, None)) if gpu else NO_HOST
     made = object.__new__(Evidence)
-    fields = {"run": run, "run_hash": run_hash(run), "host": host, "status": status}
-    vars(made).update(_PLANTED | fields | {"telemetry": (said,)} | further)
+    own = vars(made)
+    own.update(_PLANTED, run=run, run_hash=run_hash(run), host=host, status=status)
+    own.update(telemetry=(said,))
+    own.update(further)
     return made
 
 

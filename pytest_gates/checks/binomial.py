@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from itertools import count, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 EXACT_UP_TO = 5_000
 """Samples up to which tails are exact integers; above, log space (relative error below 1e-9)."""
@@ -158,17 +158,17 @@ def _ranks(samples: Sequence[float]) -> list[float]:
     return ranks
 
 
-def in_order(samples: Sequence[float]) -> list[float]:
+@lru_cache(maxsize=64)
+def in_order(samples: tuple[float, ...]) -> tuple[float, ...]:
     """The samples sorted, NaN above all."""
-    return sorted(samples, key=_nan_last if any(map(math.isnan, samples)) else None)
+    return tuple(sorted(samples, key=_nan_last if any(map(math.isnan, samples)) else None))
 
 
 def _nan_last(value: float) -> tuple[bool, float]:
     return (True, 0.0) if math.isnan(value) else (False, value)
 
 
-@dataclass(frozen=True)
-class QuantileTest:
+class QuantileTest(NamedTuple):
     """How the counts of n correlated samples decide; `critical` is that of the effective size."""
 
     n: int
@@ -186,6 +186,12 @@ class QuantileTest:
         return bad >= self.fails_from
 
 
+@lru_cache(maxsize=4096)
+def _of_independent(n: int, rate_ratio: Ratio, alpha_ratio: Ratio) -> QuantileTest:
+    critical = _critical_counts(n, rate_ratio, alpha_ratio)
+    return QuantileTest(n, 0.0, float(n), critical.passes_up_to, critical.fails_from)
+
+
 def quantile_test(samples: Sequence[float], rate: Fraction, alpha: Fraction) -> QuantileTest:
     """The decision rule for these samples.
 
@@ -196,8 +202,7 @@ def quantile_test(samples: Sequence[float], rate: Fraction, alpha: Fraction) -> 
     n = len(samples)
     r = lag1_autocorrelation(samples)
     if r == 0:
-        critical = critical_counts(n, rate, alpha)
-        return QuantileTest(n, r, float(n), critical.passes_up_to, critical.fails_from)
+        return _of_independent(n, rate.as_integer_ratio(), alpha.as_integer_ratio())
     n_eff = n * (1 - r) / (1 + r)
     critical = critical_counts(math.floor(n_eff), rate, alpha)
     # ceil(K n_eff / n) <= c iff K <= c n / n_eff, and floor(K n_eff / n) >= c iff K >= c n / n_eff.

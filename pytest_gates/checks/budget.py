@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import (
     BeforeValidator,
@@ -86,8 +85,7 @@ Limits = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class _Count:
+class _Count(NamedTuple):
     """What was counted: the samples on the bad side of the limit, and what their count means."""
 
     limit: float
@@ -205,7 +203,7 @@ class Budget(RunCheck):
         found = samples(evidence, self.metric, self.steps)
         if found.gap is not None:
             return found, Verdict.INCONCLUSIVE
-        bad = sum(self._bad(found.values, limit))
+        bad = self._bad(found.values, limit)
         test = quantile_test(found.values, self.bad_rate, self.alpha)
         dirt = self._contamination(evidence)
         return found, _Count(limit, bad, test, dirt, self._verdict(test, bad, dirty=bool(dirt)))
@@ -219,11 +217,11 @@ class Budget(RunCheck):
         where = f"for {gpu.name}" if gpu is not None else "for a host without a GPU"
         return f"no limit {where}; the check names {', '.join(self.limits)}"
 
-    def _bad(self, values: Iterable[float], limit: float) -> list[bool]:
-        """Whether each value is not on the good side; NaN is on neither."""
+    def _bad(self, values: Iterable[float], limit: float) -> int:
+        """How many values are not on the good side; NaN is on neither."""
         if self.below is not None:
-            return [not value < limit for value in values]
-        return [not value > limit for value in values]
+            return len([value for value in values if not value < limit])
+        return len([value for value in values if not value > limit])
 
     def _verdict(self, test: QuantileTest, bad: int, *, dirty: bool) -> Verdict:
         pushes_up = SLOWED.get(METRICS[self.metric].unit) == "up"
@@ -268,7 +266,7 @@ class Budget(RunCheck):
             detail=self._detail(count, interval, dirt),
         )
 
-    def _interval(self, ordered: list[float], test: QuantileTest) -> tuple[float, float]:
+    def _interval(self, ordered: Sequence[float], test: QuantileTest) -> tuple[float, float]:
         """The limits at which the verdict turns: below the first FAIL, above the second PASS."""
         n = test.n
         few, many = test.passes_up_to, test.fails_from
@@ -331,7 +329,7 @@ def compiled_within(evidence: Evidence, steps: Window) -> tuple[str, ...]:
     return (f"compiled during {len(within)} step(s), first {within[0]}",) if within else ()
 
 
-def quantile(ordered: list[float], q: Fraction) -> float:
+def quantile(ordered: Sequence[float], q: Fraction) -> float:
     """The quantile of sorted samples, for people.
 
     Order statistic ceil(n q), or the mean of two where n q is a whole number: the median of an

@@ -6,7 +6,7 @@ Every check takes its samples here, so that a run that ended early is never judg
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytest_gates.checks.base import Window
 from pytest_gates.checks.declared import shape_of
@@ -14,8 +14,7 @@ from pytest_gates.evidence import TELEMETRY_GAP, Evidence, Sample, Series
 from pytest_gates.model.telemetry import FINISHED_WINDOWS, METRICS
 
 
-@dataclass(frozen=True)
-class Samples:
+class Samples(NamedTuple):
     """The values of one metric over a window."""
 
     metric: str

@@ -266,8 +266,8 @@ class _Loader:
         """Executions needed of each run: the gate's own once, and what its checks name."""
         needs = [(Need(run), node_at(node, ("run",)))] if run else []
         for index, check in enumerate(checks):
-            at = node_at(node, ("checks", index, "of"))
-            needs += [(need, at) for need in check.needs()]
+            for need in check.needs():
+                needs.append((need, node_at(node, ("checks", index, "of"))))
         repeats: dict[str, int] = {}
         for need, at in needs:
             if need.run not in self.table:

@@ -10,10 +10,8 @@ minute.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 import yaml
@@ -30,9 +28,11 @@ from pytest_gates.contract.guard import (
 )
 from pytest_gates.contract.scalars import meaning, surprising
 from pytest_gates.errors import ContractError, Finding, Place
+from pytest_gates.garbage import uncollected
 
 Path = tuple[str | int, ...]
 
+_TEXT = frozenset({str})
 _NUMERIC = frozenset("0123456789+-.")
 """First characters of what can be a number."""
 
@@ -159,18 +159,6 @@ def parse_document(text: str, file: str) -> Node:
     return root
 
 
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Without garbage collection: ten thousands of nodes are made at once, and none is garbage."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def _events(text: str) -> Iterator[yaml.Event]:
     """As `yaml.parse`, which asks twice for each event."""
     loader = _LOADER(text)
@@ -209,7 +197,7 @@ class _Open:
     """A collection whose end has not been read yet."""
 
     event: yaml.CollectionStartEvent
-    children: list[Node] = field(default_factory=list)
+    children: list[Node]
 
 
 class _Builder:
@@ -221,55 +209,59 @@ class _Builder:
         self.findings: list[Finding] = []
         self.documents = 0
         self.escapes = "\\" in text
+        self.properties = "&" in text or "!" in text
+        """Whether there can be anchors or tags."""
 
     def build(self, events: Iterable[yaml.Event]) -> Node | None:
         """The root node, or None if there is no document."""
         root: Node | None = None
         collections: list[_Open] = []
+        children: list[Node] | None = None
+        """Those of the innermost collection."""
         for count, event in enumerate(events):
             if count >= MAX_EVENTS:
                 self._stop(event, f"more than {MAX_EVENTS:,} parse events")
-            kind = type(event)  # two thirds of all events are scalars
-            if kind is yaml.ScalarEvent:
+            if type(event) is yaml.ScalarEvent:  # as two thirds are
                 node: Node = self._scalar(event)
             elif isinstance(event, yaml.CollectionStartEvent):
                 if len(collections) >= MAX_DEPTH:
                     self._stop(event, f"nested deeper than {MAX_DEPTH} levels")
                 if event.anchor is not None or event.tag is not None:
                     self._refuse_properties(event)
-                collections.append(_Open(event))
+                collections.append(_Open(event, []))
+                children = collections[-1].children
                 continue
             elif isinstance(event, yaml.CollectionEndEvent):
                 node = self._collection(collections.pop(), event)
+                children = collections[-1].children if collections else None
             elif isinstance(event, yaml.AliasEvent):
                 node = self._alias(event)
             else:
                 self._document(event)
                 continue
-            if collections:
-                collections[-1].children.append(node)
-            else:
+            if children is None:
                 root = node
+            else:
+                children.append(node)
         return root
 
     def _scalar(self, event: yaml.ScalarEvent) -> Scalar:
-        if event.anchor is not None or event.tag is not None:
+        if self.properties and (event.anchor is not None or event.tag is not None):
             self._refuse_properties(event)
-        mark, behind = event.start_mark, event.end_mark
-        assert mark is not None and behind is not None
-        value, style, start, end = event.value, event.style or "", mark.index, behind.index
+        mark, value, style = event.start_mark, event.value, event.style or ""
+        start, end = mark.index, event.end_mark.index  # type: ignore[union-attr]  # see `_begin`
         if not style:
             if value[:1] in _NUMERIC:
                 try:
                     meaning(value, style)
                 except ValueError as error:
-                    self._add(mark, str(error))
+                    self._add(_begin(event), str(error))
         elif style == '"':
             if self.escapes and has_escaped_control(value):
-                self._add(mark, "a control character, written as an escape")
+                self._add(_begin(event), "a control character, written as an escape")
         elif style in {"|", ">"}:
             end = start + len(self.text[start:end].rstrip())
-        return _made(Scalar, (start, end, mark.line + 1, mark.column + 1, value, style))
+        return _made(Scalar, (start, end, mark.line + 1, mark.column + 1, value, style))  # type: ignore[union-attr]  # as above
 
     def _alias(self, event: yaml.AliasEvent) -> Scalar:
         mark = _begin(event)
@@ -355,11 +347,11 @@ def _distinct(keys: list[Node]) -> bool:
     So it is nearly always; where it is not, it is looked up who and why.
     """
     try:
-        meant = {meaning(key.value, key.style) for key in keys if type(key) is Scalar}
-    except ValueError:
+        meant = {meaning(key.value, key.style) for key in keys}  # type: ignore[union-attr]  # below
+    except (ValueError, AttributeError):  # a number that is none; a key that is no word
         return False
-    spelt = {key.value for key in keys if type(key) is Scalar}
-    return len(meant) == len(spelt) == len(keys) and "<<" not in spelt
+    # What means a text is spelt like it.
+    return len(meant) == len(keys) and _TEXT.issuperset(map(type, meant)) and "<<" not in meant
 
 
 def _begin(event: yaml.Event) -> Mark:

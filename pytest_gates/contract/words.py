@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from pytest_gates.vocabulary import hint, nearest
 
@@ -23,9 +23,8 @@ FIELD_VOCABULARY = frozenset({
 """Keys that real contracts use as prose although they nearly spell an executable one."""
 
 
-def misspelt(key: str, executable: Iterable[str]) -> str | None:
+def misspelt(key: str, executable: Collection[str]) -> str | None:
     """The executable key that a prose key nearly spells, unless the field uses it as its own."""
-    executable = list(executable)
     if key in executable or key in FIELD_VOCABULARY:
         return None
     return nearest(key, executable)

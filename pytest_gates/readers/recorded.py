@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_gates.disk import read_inside, staged
+from pytest_gates.disk import read_inside
 from pytest_gates.errors import EvidenceError
 from pytest_gates.evidence import FIELDS_THERE, Gpu, HostInfo, Witness
 from pytest_gates.evidence_store import LIMIT_BYTES, WITNESS, seal
@@ -15,7 +15,7 @@ from pytest_gates.model.config import DeclaredHost, RecordedRun
 from pytest_gates.model.telemetry import encode_line
 from pytest_gates.readers.contents import Contents
 from pytest_gates.readers.sources import read_source
-from pytest_gates.readers.witness_csv import write_witness
+from pytest_gates.readers.witness_csv import witness_bytes
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 _NAME_LENGTH = 80
@@ -38,27 +38,25 @@ def adopt(root: Path, run: RecordedRun, parent: Path, *, limit_bytes: int = LIMI
     telling = only([(f.path, c) for f, c in zip(run.files, contents, strict=True) if c.lines])
     there = names_there(contents)
     samples = [sample for content in contents for sample in content.samples or ()]
-    with staged(parent) as folder:
-        files = _written(folder, telling, there, Witness(samples=tuple(samples)))
-        for index, (file, data) in enumerate(sources):
-            name = _UNSAFE.sub("_", Path(file.path).name)[-_NAME_LENGTH:]
-            files[f"source-{index}-{name}"] = folder / f"source-{index}"
-            files[f"source-{index}-{name}"].write_bytes(data)
-        return seal(
-            parent,
-            run=run,
-            host=_host(run.declares.host),
-            status=(telling and telling.status) or "COMPLETED",
-            reason=telling.reason if telling else None,
-            wall_ms=None,
-            pid=run.declares.pid,
-            run_folder=False,
-            started=None,
-            declared=True,
-            notes=tuple(note for content in contents for note in content.notes),
-            files=files,
-            limit_bytes=limit_bytes,
-        )
+    files = _files(telling, there, Witness(samples=tuple(samples)))
+    for index, (file, data) in enumerate(sources):
+        name = _UNSAFE.sub("_", Path(file.path).name)[-_NAME_LENGTH:]
+        files[f"source-{index}-{name}"] = data
+    return seal(
+        parent,
+        run=run,
+        host=_host(run.declares.host),
+        status=(telling and telling.status) or "COMPLETED",
+        reason=telling.reason if telling else None,
+        wall_ms=None,
+        pid=run.declares.pid,
+        run_folder=False,
+        started=None,
+        declared=True,
+        notes=tuple(note for content in contents for note in content.notes),
+        files=files,
+        limit_bytes=limit_bytes,
+    )
 
 
 def only(telling: Sequence[tuple[str, Contents]]) -> Contents | None:
@@ -85,19 +83,14 @@ def telemetry_bytes(telling: Contents | None, facts: Sequence[Mapping[str, Any]]
     return "".join(encode_line(dict(line)) for line in lines).encode()
 
 
-def _written(
-    folder: Path,
-    telling: Contents | None,
-    facts: Sequence[Mapping[str, Any]],
-    witness: Witness,
-) -> dict[str, Path]:
-    files: dict[str, Path] = {}
+def _files(
+    telling: Contents | None, facts: Sequence[Mapping[str, Any]], witness: Witness
+) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
     if telling is not None or facts:
-        files["telemetry-0.jsonl"] = folder / "telemetry-0.jsonl"
-        files["telemetry-0.jsonl"].write_bytes(telemetry_bytes(telling, facts))
+        files["telemetry-0.jsonl"] = telemetry_bytes(telling, facts)
     if witness.samples:
-        files[WITNESS] = folder / WITNESS
-        write_witness(files[WITNESS], witness)
+        files[WITNESS] = witness_bytes(witness)
     return files
 
 

@@ -10,6 +10,7 @@ shortest form that reads back bit for bit.
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -48,20 +49,26 @@ _COLUMNS: tuple[tuple[str, str, Callable[[Any], str], Callable[[str], Any]], ...
 
 def write_witness(path: Path, witness: Witness) -> None:
     """Write what the witness saw; `read_witness` gives back an equal one."""
+    path.write_bytes(witness_bytes(witness))
+
+
+def witness_bytes(witness: Witness) -> bytes:
+    """What `write_witness` writes."""
     aside = {
         "allocations": [[each.told_mib, each.seen_mib] for each in witness.allocations],
         "unavailable": witness.unavailable,
         "gaps": dict(witness.gaps),
     }
-    with path.open("w", encoding="utf-8", newline="") as file:
-        file.write(_COMMENT + json.dumps(aside, ensure_ascii=False, sort_keys=True) + "\n")
-        lines = csv.writer(file, lineterminator="\n")
-        lines.writerow([name for _, name, _, _ in _COLUMNS])
-        for sample in witness.samples:
-            lines.writerow(
-                _NOT_AVAILABLE if (value := getattr(sample, field)) is None else write(value)
-                for field, _, write, _ in _COLUMNS
-            )
+    file = io.StringIO(newline="")
+    file.write(_COMMENT + json.dumps(aside, ensure_ascii=False, sort_keys=True) + "\n")
+    lines = csv.writer(file, lineterminator="\n")
+    lines.writerow([name for _, name, _, _ in _COLUMNS])
+    for sample in witness.samples:
+        lines.writerow(
+            _NOT_AVAILABLE if (value := getattr(sample, field)) is None else write(value)
+            for field, _, write, _ in _COLUMNS
+        )
+    return file.getvalue().encode()
 
 
 def read_witness(path: Path) -> Witness:

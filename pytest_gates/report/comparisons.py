@@ -95,7 +95,7 @@ def _ratios(
 def _interval(ratios: Sequence[float], alpha: Fraction) -> tuple[float, float] | None:
     """The limits at which the verdict would turn; None where no limit makes it pass or fail."""
     test = quantile_test(ratios, MEDIAN, alpha)
-    ordered, n = in_order(ratios), test.n
+    ordered, n = in_order(tuple(ratios)), test.n
     if test.passes_up_to < 0 or test.fails_from > n:
         return None
     return ordered[n - test.fails_from], ordered[n - 1 - test.passes_up_to]

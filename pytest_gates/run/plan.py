@@ -40,6 +40,10 @@ class Execution:
     members: tuple[tuple[Run, Fault | None], ...] = ()
     """All runs of the group with their faults, in the order they take turns."""
 
+    def __hash__(self) -> int:
+        """By the run's hash, which is known: a run is a large thing to be hashed for each gate."""
+        return hash((run_hash(self.run), self.repetition, self.group))
+
     @cached_property
     def fault_data(self) -> dict[str, Any] | None:
         """The fault as plain data."""
