@@ -55,7 +55,7 @@ env: $(READY)
 
 # What a run needs; an interpreter that is there already may lack some of it.
 interpreter:
-	@$(PYTHON) .ci/interpreter.py filelock hypothesis jsonschema numpy pydantic pynvml pytest rfc8785 tokenizers torch yaml
+	@$(PYTHON) .ci/interpreter.py filelock hypothesis jsonschema numpy orjson pydantic pynvml pytest rfc8785 tokenizers torch yaml
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) .ci/interpreter.py

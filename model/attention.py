@@ -24,20 +24,23 @@ def rotary_at(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, T
     """Cosines and sines of RoPE (arXiv:2104.09864) for positions T or B T.
 
     Each is T D or B 1 T D, in float32. Pairs are (i, i + D/2), as in the checkpoints of Hugging
-    Face, not (2i, 2i + 1).
+    Face, not (2i, 2i + 1). Sines of the first half are negative: there the partner is subtracted.
     """
     pair = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
     angle = positions[..., None].float() * theta ** (-pair / head_dim)
-    angle = torch.cat((angle, angle), dim=-1)
     if positions.dim() > 1:
         angle = angle.unsqueeze(1)
-    return angle.cos(), angle.sin()
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate each pair of `x` (B H T D) by its position's angle; keeps the type of `x`."""
-    left, right = x.chunk(2, dim=-1)
-    return x * cos.to(x.dtype) + torch.cat((-right, left), dim=-1) * sin.to(x.dtype)
+    """Rotate each pair of `x` (B H T D) by its position's angle; keeps the type of `x`.
+
+    `cos` and `sin` as `rotary_at` makes them: the sines of the first half are negative.
+    """
+    partner = x.roll(x.shape[-1] // 2, dims=-1)
+    return torch.addcmul(x * cos.to(x.dtype), partner, sin.to(x.dtype))
 
 
 def visible(queries: Tensor, keys: Tensor) -> Tensor:

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 
 from pytest_gates import __version__
 from pytest_gates.commands import COMMANDS, Command
-from pytest_gates.commands.say import PIPE_CLOSED, PipeClosedError, fall_silent, said
+from pytest_gates.commands.say import (
+    PIPE_CLOSED,
+    OutputError,
+    PipeClosedError,
+    complain,
+    fall_silent,
+    said,
+)
 from pytest_gates.errors import GatesError
 
 TAUGHT = """\
@@ -29,7 +36,8 @@ To begin with:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0 fine, 1 findings, 2 unusable arguments.
 
-    141 where whoever reads standard output stopped reading: no error of ours, and none is told.
+    141 where whoever reads standard output stopped reading: no error of ours, and none is told. 1
+    where it cannot be written, as on a full disk.
     """
     try:
         try:
@@ -39,6 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PipeClosedError:
         fall_silent()
         return PIPE_CLOSED
+    except OutputError as error:
+        fall_silent()
+        complain(str(error))
+        return 1
 
 
 def _carried_out(argv: Sequence[str] | None) -> int:
@@ -47,7 +59,7 @@ def _carried_out(argv: Sequence[str] | None) -> int:
     try:
         return command(arguments)
     except GatesError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - a command line talks
+        complain(str(error))
         return 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -12,7 +13,11 @@ from pathlib import Path
 
 from pytest_gates.errors import EvidenceError, MissingEvidenceError
 
-BLOCK_BYTES = 2**24
+CHUNK_BYTES = 2**20
+
+_NO_PARTS = frozenset({"", ".", ".."})
+_OPENED = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""A link is refused where it is opened, and nobody waits for a pipe."""
 
 
 def resolve_inside(root: Path, location: str) -> str:
@@ -23,14 +28,33 @@ def resolve_inside(root: Path, location: str) -> str:
     Raises:
         EvidenceError: it is absolute, climbs out, leads through a link, or is not there.
     """
+    return _resolved(root, location, None)[0]
+
+
+def folder_inside(root: Path, location: str, proven: set[str] | None = None) -> str | None:
+    """The same of a folder; None if something else lies there.
+
+    `proven` are folders on the way that were seen to be no links, and become more: who asks for
+    thousands of neighbours keeps them as long as it is one look at the project.
+    """
+    path, mode = _resolved(root, location, proven)
+    return path if stat.S_ISDIR(mode) else None
+
+
+def _resolved(root: Path, location: str, proven: set[str] | None) -> tuple[str, int]:
+    """Path and mode of what lies at a location."""
     parts = location.split("/")
     if not location or location.startswith("/") or "\\" in location:
         raise EvidenceError(f"{location!r}: expected a path relative to the project's root")
-    if any(part in {"", ".", ".."} or "\0" in part for part in parts):
+    if "\0" in location or not _NO_PARTS.isdisjoint(parts):
         raise EvidenceError(f"{location!r}: expected a plain path inside the project, without '..'")
-    path = str(root)
-    for number, part in enumerate(parts, start=1):
-        path = f"{path}/{part}"
+    path, mode, number = str(root), 0, 0
+    if proven is not None and (before := f"{path}/{'/'.join(parts[:-1])}") in proven:
+        path, number = before, len(parts) - 1
+    for part in parts[number:]:
+        if proven is not None and number:
+            proven.add(path)
+        path, number = f"{path}/{part}", number + 1
         try:
             mode = os.lstat(path).st_mode
         except OSError as error:
@@ -38,7 +62,7 @@ def resolve_inside(root: Path, location: str) -> str:
         if stat.S_ISLNK(mode):
             link = "/".join(parts[:number])
             raise EvidenceError(f"{location}: {link} is a symbolic link; put the file itself there")
-    return path
+    return path, mode
 
 
 def read_inside(root: Path, location: str, limit_bytes: int) -> bytes:
@@ -57,26 +81,33 @@ def read_regular(path: Path | str, place: str, limit_bytes: int | None = None) -
         EvidenceError: it is not there, no regular file, or larger than `limit_bytes`.
     """
     try:
-        info = os.lstat(path)
+        descriptor = os.open(path, _OPENED)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENXIO}:  # a link, a socket
+            raise EvidenceError(f"{place}: not a regular file") from None
+        raise _unreadable(place, error) from None
+    try:
+        info = os.fstat(descriptor)
         if not stat.S_ISREG(info.st_mode):
             raise EvidenceError(f"{place}: not a regular file")
         if limit_bytes is not None and info.st_size > limit_bytes:
             raise EvidenceError(f"{place}: {info.st_size} bytes, the limit is {limit_bytes}")
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            return _whole(descriptor, info.st_size)
-        finally:
-            os.close(descriptor)
+        return _to_its_end(descriptor, info.st_size)
     except OSError as error:
         raise _unreadable(place, error) from None
+    finally:
+        os.close(descriptor)
 
 
-def _whole(descriptor: int, size: int) -> bytes:
-    """All bytes of a file. A reader object asks three times more what is known already."""
+def _to_its_end(descriptor: int, size: int) -> bytes:
+    # A byte more than there should be, so that the end is seen without another call.
     data = os.read(descriptor, size + 1)
-    while len(data) != size and (more := os.read(descriptor, BLOCK_BYTES)):
-        data += more  # it grew meanwhile, or is longer than one call reads
-    return data
+    if len(data) == size:
+        return data
+    parts = [data]
+    while parts[-1]:
+        parts.append(os.read(descriptor, CHUNK_BYTES))
+    return b"".join(parts)
 
 
 def _unreadable(place: str, error: OSError) -> EvidenceError:

@@ -18,9 +18,9 @@ from typing import Any
 
 from pytest_gates.canonical import canonical
 from pytest_gates.disk import (
+    folder_inside,
     fsync_folder,
     read_regular,
-    resolve_inside,
     staged,
     write_durably,
 )
@@ -146,19 +146,20 @@ def promote(folder: Path, evidence_root: Path) -> Path:
         return _publish(staging, parent / folder.name)
 
 
-def read_evidence(root: Path, location: str) -> Evidence:
+def read_evidence(root: Path, location: str, proven: set[str] | None = None) -> Evidence:
     """Read an evidence folder and prove each byte of it against the manifest and the folder's name.
 
     Args:
         root: the project's root.
         location: the folder, relative to `root`, with forward slashes.
+        proven: see `folder_inside`.
 
     Raises:
         EvidenceError: it lies outside `root` or behind a symbolic link, or a file is missing,
             changed or malformed; the message begins with the file.
     """
-    folder = resolve_inside(root, location)
-    if not os.path.isdir(folder):  # noqa: PTH112 - see resolve_inside
+    folder = folder_inside(root, location, proven)
+    if folder is None:
         raise MissingEvidenceError(f"{location}: no evidence folder")
     place = f"{location}/{MANIFEST}"
     data = read_regular(f"{folder}/{MANIFEST}", place, MANIFEST_LIMIT_BYTES)

@@ -353,17 +353,7 @@ class GatesSession:
 
     def obstacle(self, gate: Gate) -> str | None:
         """Why this session cannot execute the gate's runs, or None."""
-        for run in gate.runs.values():
-            if self.settings.recorded_only:
-                return "nothing is run for this report"
-            if run.driver == "recorded":
-                continue
-            if self.settings.replay:
-                return "--gates-replay"
-            obstacle = self._executor.obstacle(run)
-            if obstacle is not None:
-                return obstacle
-        return None
+        return self._executor.obstacle(gate.runs.values())
 
     def intention(self, contract: Contract, declared: Gate | Falsifier) -> str:
         """What would happen with an item, for `--collect-only`."""

@@ -6,17 +6,18 @@ An audit proves; a timeline of thousands of records has to be quick, so nothing 
 from __future__ import annotations
 
 import gc
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from io import FileIO
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import orjson
+
 from pytest_gates.ancestry import Ancestry, Key
-from pytest_gates.errors import LedgerError
+from pytest_gates.disk import read_regular
+from pytest_gates.errors import EvidenceError, LedgerError
 
 if TYPE_CHECKING:
     from pytest_gates.ledger import Record
@@ -117,7 +118,7 @@ def read_entries(evidence: Path, subject: str | None = None) -> list[Entry]:
     if not folder.is_dir():
         return []
     shards = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir())
-    needle = None if subject is None else f'"subject":{json.dumps(subject)}'.encode()
+    needle = None if subject is None else b'"subject":%b' % orjson.dumps(subject)
     half = len(shards) // 2
     if half == 0 or sum(1 for _ in os.scandir(shards[0])) * len(shards) < ALONE:
         return _read(shards, needle)
@@ -143,11 +144,10 @@ def _read(shards: Sequence[str], needle: bytes | None) -> list[Entry]:
             if file.name.startswith("."):
                 continue
             try:
-                with FileIO(file.path) as stream:
-                    data = stream.readall()
+                data = read_regular(file.path, file.path)
                 if needle is None or needle in data:
-                    found.append(entry_of(file.name[:-5], json.loads(data)))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                    found.append(entry_of(file.name[:-5], orjson.loads(data)))
+            except (EvidenceError, ValueError, KeyError, TypeError, AttributeError):
                 place = f"{Path(shard).parent.name}/{Path(shard).name}/{file.name}"
                 raise LedgerError(
                     f"{place}: no record; `pytest-gates audit` says what is wrong with it"

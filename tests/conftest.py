@@ -18,6 +18,7 @@ for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
     del os.environ[name]
 
 if TYPE_CHECKING:
+    from audited import Audit
     from programs import Program
     from training import Train
 
@@ -25,6 +26,23 @@ if TYPE_CHECKING:
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
     return Project(pytester, monkeypatch)
+
+
+@pytest.fixture
+def judged(project: Project) -> Project:
+    """A contract that was judged twice: fail, then pass; the audit is clean."""
+    from audited import judged_twice
+
+    return judged_twice(project)
+
+
+@pytest.fixture
+def audit(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Audit:
+    from audited import Audit
+
+    return Audit(project, monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import re
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from audited import (
+    QUICK,
+    SLOW,
+    Audit,
+    edit,
+    evidence_folders,
+    keep,
+    newest,
+    oldest,
+    text_of,
+)
 from project import RECORDED, Project
 from sealed import seal_run
 
@@ -25,57 +32,7 @@ from pytest_gates.evidence_store import read_evidence
 from pytest_gates.ledger import Ledger
 from pytest_gates.results import Status
 
-QUICK = [40.0 + (index % 7) for index in range(30)]
-SLOW = [200.0 + (index % 7) for index in range(30)]
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def judged(project: Project) -> Project:
-    """A contract that was judged twice: fail, then pass; the audit is clean."""
-    project.steps("steps.jsonl", wall_ms=SLOW)
-    project.contract(RECORDED)
-    project.run().assert_outcomes(failed=1)
-    project.steps("steps.jsonl", wall_ms=QUICK)
-    project.run().assert_outcomes(passed=1)
-    return project
-
-
-@pytest.fixture
-def audit(
-    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., list[str]]:
-    """`audit(*options)`: codes that `pytest-gates audit contracts` finds; notes are left out."""
-
-    def run(*options: str) -> list[str]:
-        monkeypatch.chdir(project.root)
-        capsys.readouterr()
-        status = cli.main(["audit", "contracts", "--json", *options])
-        told = json.loads(capsys.readouterr().out)
-        assert status == (1 if told["findings"] else 0)
-        return [one["code"] for one in told["findings"]]
-
-    return run
-
-
-def text_of(project: Project) -> str:
-    return (project.contracts / "claims.yaml").read_text(encoding="utf-8")
-
-
-def edit(project: Project, before: str, after: str) -> None:
-    text = text_of(project)
-    assert before in text
-    (project.contracts / "claims.yaml").write_text(text.replace(before, after), encoding="utf-8")
-
-
-def newest(project: Project) -> Path:
-    cited = re.search(r'- record: "([0-9a-f]{64})"', text_of(project))
-    assert cited is not None
-    return next(path for path in project.records if path.stem == cited[1])
-
-
-def oldest(project: Project) -> Path:
-    return next(path for path in project.records if path != newest(project))
 
 
 def forge(project: Project, record: Path, **changes: Any) -> None:
@@ -87,20 +44,8 @@ def forge(project: Project, record: Path, **changes: Any) -> None:
     assert cli.main(["sync", "--root", str(project.root), contract]) == 0
 
 
-def keep(project: Project, data: bytes) -> None:
-    """A file of the ledger under its true name."""
-    sha = hashlib.sha256(data).hexdigest()
-    path = project.root / "evidence" / "records" / sha[:2] / f"{sha}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(data)
-
-
-def evidence_folders(project: Project) -> list[Path]:
-    return sorted((project.root / "evidence" / "runs").iterdir())
-
-
 def test_what_nobody_touched_is_clean_and_attempts_are_shown(
-    judged: Project, audit: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+    judged: Project, audit: Audit, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert audit() == []
     assert cli.main(["audit", "contracts"]) == 0
@@ -110,20 +55,18 @@ def test_what_nobody_touched_is_clean_and_attempts_are_shown(
     assert "1 contracts, 1 gates, 2 records: 0 findings, 1 notes" in told
 
 
-def test_verdict_typed(project: Project, audit: Callable[..., list[str]]) -> None:
+def test_verdict_typed(project: Project, audit: Audit) -> None:
     project.steps("steps.jsonl", wall_ms=QUICK)
     project.contract(RECORDED.replace("verdict: pending", "verdict: pass"))
     assert audit() == ["PG101"]
 
 
-def test_verdict_typed_over_a_recorded_one(
-    judged: Project, audit: Callable[..., list[str]]
-) -> None:
+def test_verdict_typed_over_a_recorded_one(judged: Project, audit: Audit) -> None:
     edit(judged, "verdict: pass ", "verdict: fail ")
     assert audit() == ["PG105"]
 
 
-def test_basis_edited(judged: Project, audit: Callable[..., list[str]]) -> None:
+def test_basis_edited(judged: Project, audit: Audit) -> None:
     edit(judged, "median 43 ms", "median 23 ms")
     assert audit() == ["PG104"]
 
@@ -153,12 +96,12 @@ def test_many_notes_of_one_code_are_counted(
     assert capsys.readouterr().out.count("PG209") == 5
 
 
-def test_basis_of_another_gate(judged: Project, audit: Callable[..., list[str]]) -> None:
+def test_basis_of_another_gate(judged: Project, audit: Audit) -> None:
     edit(judged, "id: GATE-MEDIAN", "id: GATE-BORROWED")
     assert audit() == ["PG103"]
 
 
-def test_evidence_byte_flipped(judged: Project, audit: Callable[..., list[str]]) -> None:
+def test_evidence_byte_flipped(judged: Project, audit: Audit) -> None:
     for folder in evidence_folders(judged):
         data = bytearray((folder / "telemetry-0.jsonl").read_bytes())
         data[data.index(b"wall_ms") + 10] ^= 1
@@ -180,19 +123,19 @@ def test_evidence_of_an_id_that_is_gone_is_held_by_a_session_too(judged: Project
     assert "PG301" in done.stdout.str()
 
 
-def test_evidence_deleted(judged: Project, audit: Callable[..., list[str]]) -> None:
+def test_evidence_deleted(judged: Project, audit: Audit) -> None:
     (evidence_folders(judged)[0] / "telemetry-0.jsonl").unlink()
     assert audit() == ["PG302"]
 
 
-def test_evidence_behind_a_link(judged: Project, audit: Callable[..., list[str]]) -> None:
+def test_evidence_behind_a_link(judged: Project, audit: Audit) -> None:
     folder = evidence_folders(judged)[0]
     folder.rename(judged.root / "elsewhere")
     folder.symlink_to(judged.root / "elsewhere")
     assert audit() == ["PG304"]
 
 
-def test_evidence_swapped_between_gates(judged: Project, audit: Callable[..., list[str]]) -> None:
+def test_evidence_swapped_between_gates(judged: Project, audit: Audit) -> None:
     """The failing record is made to cite the passing one's evidence, consistently."""
     good, bad = (json.loads(path.read_bytes()) for path in (newest(judged), oldest(judged)))
     reference = good["evidence"][0]
@@ -201,7 +144,7 @@ def test_evidence_swapped_between_gates(judged: Project, audit: Callable[..., li
     assert audit() == ["PG303"]
 
 
-def test_evidence_folders_swapped(judged: Project, audit: Callable[..., list[str]]) -> None:
+def test_evidence_folders_swapped(judged: Project, audit: Audit) -> None:
     one, other = evidence_folders(judged)[:2]
     aside = one.with_name("aside")
     one.rename(aside)
@@ -210,7 +153,7 @@ def test_evidence_folders_swapped(judged: Project, audit: Callable[..., list[str
     assert set(audit()) == {"PG303"}
 
 
-def test_evidence_of_another_run(judged: Project, audit: Callable[..., list[str]]) -> None:
+def test_evidence_of_another_run(judged: Project, audit: Audit) -> None:
     folder = seal_run(judged.root / "evidence" / "runs")
     location = folder.relative_to(judged.root).as_posix()
     evidence = read_evidence(judged.root, location)
@@ -219,9 +162,7 @@ def test_evidence_of_another_run(judged: Project, audit: Callable[..., list[str]
     assert audit() == ["PG303"]
 
 
-def test_sabotaged_evidence_judges_no_gate(
-    judged: Project, audit: Callable[..., list[str]]
-) -> None:
+def test_sabotaged_evidence_judges_no_gate(judged: Project, audit: Audit) -> None:
     fault = {"fault": "slow_step", "ms": 600}
     folder = seal_run(judged.root / "evidence" / "runs", fault=fault)
     location = folder.relative_to(judged.root).as_posix()
@@ -231,63 +172,59 @@ def test_sabotaged_evidence_judges_no_gate(
     assert audit() == ["PG305"]
 
 
-def test_record_edited(judged: Project, audit: Callable[..., list[str]]) -> None:
+def test_record_edited(judged: Project, audit: Audit) -> None:
     path = newest(judged)
     path.write_bytes(path.read_bytes().replace(b'"verdict":"pass"', b'"verdict":"fail"'))
     assert sorted(audit()) == ["PG102", "PG201"]
 
 
-def test_record_renamed(judged: Project, audit: Callable[..., list[str]]) -> None:
+def test_record_renamed(judged: Project, audit: Audit) -> None:
     path = oldest(judged)
     path.rename(path.with_name("ab" * 32 + ".json"))
     assert sorted(audit()) == ["PG202", "PG204"]
 
 
-def test_newest_record_renamed(judged: Project, audit: Callable[..., list[str]]) -> None:
+def test_newest_record_renamed(judged: Project, audit: Audit) -> None:
     path = newest(judged)
     path.rename(path.with_name("ab" * 32 + ".json"))
     assert sorted(audit()) == ["PG102", "PG202"]
 
 
-def test_record_that_is_none(judged: Project, audit: Callable[..., list[str]]) -> None:
+def test_record_that_is_none(judged: Project, audit: Audit) -> None:
     path = newest(judged)
     keep(judged, json.dumps(json.loads(path.read_bytes()), indent=1).encode())
     assert audit() == ["PG203"]
 
 
-def test_verdict_forged_in_the_record(judged: Project, audit: Callable[..., list[str]]) -> None:
+def test_verdict_forged_in_the_record(judged: Project, audit: Audit) -> None:
     forge(judged, newest(judged), verdict="fail")
     assert "verdict: fail " in text_of(judged)
     assert audit() == ["PG205"]
 
 
-def test_figures_forged_in_the_record(judged: Project, audit: Callable[..., list[str]]) -> None:
+def test_figures_forged_in_the_record(judged: Project, audit: Audit) -> None:
     observed = json.loads(newest(judged).read_bytes())["observed"]
     observed[0]["value"] = 23.0
     forge(judged, newest(judged), observed=observed)
     assert audit() == ["PG206"]
 
 
-def test_ancestor_deleted(judged: Project, audit: Callable[..., list[str]]) -> None:
+def test_ancestor_deleted(judged: Project, audit: Audit) -> None:
     oldest(judged).unlink()
     assert audit() == ["PG204"]
 
 
-def test_clock_set_back(judged: Project, audit: Callable[..., list[str]]) -> None:
+def test_clock_set_back(judged: Project, audit: Audit) -> None:
     forge(judged, newest(judged), time="2020-01-01T00:00:00Z")
     assert audit() == ["PG207"]
 
 
-def test_contract_loosened_after_judgement(
-    judged: Project, audit: Callable[..., list[str]]
-) -> None:
+def test_contract_loosened_after_judgement(judged: Project, audit: Audit) -> None:
     edit(judged, "below: 100", "below: 10000")
     assert audit() == ["PG107"]
 
 
-def test_contract_that_lags_behind_its_ledger(
-    judged: Project, audit: Callable[..., list[str]]
-) -> None:
+def test_contract_that_lags_behind_its_ledger(judged: Project, audit: Audit) -> None:
     """The contract of before the failure was fixed, put back beside the ledger of now."""
     now = text_of(judged)
     judged.steps("steps.jsonl", wall_ms=SLOW)
@@ -296,113 +233,9 @@ def test_contract_that_lags_behind_its_ledger(
     assert audit() == ["PG106"]
 
 
-def test_a_contract_that_cannot_be_loaded(judged: Project, audit: Callable[..., list[str]]) -> None:
+def test_a_contract_that_cannot_be_loaded(judged: Project, audit: Audit) -> None:
     edit(judged, "checks:", "chekcs:")
     assert "PG108" in audit()
-
-
-# --- against an older state --------------------------------------------------------------------
-
-
-def git(project: Project, *arguments: str) -> str:
-    environment = os.environ | {
-        f"GIT_{who}_{what}": value
-        for who in ("AUTHOR", "COMMITTER")
-        for what, value in (("NAME", "a"), ("EMAIL", "a@example.org"))
-    }
-    command = ["git", "-c", "init.defaultBranch=main", *arguments]
-    done = subprocess.run(
-        command, cwd=project.root, capture_output=True, text=True, check=True, env=environment
-    )
-    return done.stdout
-
-
-@pytest.fixture
-def committed(judged: Project) -> Project:
-    git(judged, "init", "--quiet")
-    (judged.root / ".gitignore").write_text("/.pytest_gates/\n__pycache__/\n")
-    git(judged, "add", ".")
-    git(judged, "commit", "--quiet", "-m", "judged")
-    return judged
-
-
-def test_nothing_changed_since_is_clean(
-    committed: Project, audit: Callable[..., list[str]]
-) -> None:
-    assert audit("--since", "HEAD") == []
-
-
-def test_newest_record_deleted_with_all_that_cites_it(
-    committed: Project, audit: Callable[..., list[str]]
-) -> None:
-    """A forgery that is consistent with itself: the history ends before the newest record."""
-    newest(committed).unlink()
-    (committed.contracts / "claims.yaml").write_text(
-        git(committed, "show", "HEAD:contracts/claims.yaml").split("    verdict:")[0]
-        + "    verdict: pending\n"
-    )
-    assert "PG401" not in audit()
-    assert "PG401" in audit("--since", "HEAD")
-
-
-def test_newest_record_deleted_against_a_checkpoint(
-    judged: Project, audit: Callable[..., list[str]]
-) -> None:
-    assert audit("--write-checkpoint", "heads.json") == []
-    assert audit("--checkpoint", "heads.json") == []
-    newest(judged).unlink()
-    assert "PG401" in audit("--checkpoint", "heads.json")
-
-
-def test_a_record_of_the_older_state_modified(
-    committed: Project, audit: Callable[..., list[str]]
-) -> None:
-    path = oldest(committed)
-    path.write_bytes(path.read_bytes() + b" ")
-    assert "PG402" in audit("--since", "HEAD")
-
-
-def test_evidence_of_the_older_state_deleted(
-    committed: Project, audit: Callable[..., list[str]]
-) -> None:
-    (evidence_folders(committed)[0] / "telemetry-0.jsonl").unlink()
-    assert "PG403" in audit("--since", "HEAD")
-
-
-def test_history_rewritten_on_a_branch(committed: Project, audit: Callable[..., list[str]]) -> None:
-    git(committed, "tag", "before")
-    git(committed, "commit", "--quiet", "--amend", "-m", "another story")
-    assert audit("--since", "before") == ["PG404"]
-
-
-def test_clock_set_back_behind_the_commit_of_the_parent(
-    committed: Project, audit: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The new record claims a time after its parent's, but before that one was committed."""
-    record = json.loads(newest(committed).read_bytes())
-    keep(committed, canonical(record | {"parents": [newest(committed).stem], "attempts": 7}))
-    monkeypatch.setenv("GIT_COMMITTER_DATE", "2040-01-01T00:00:00Z")
-    git(committed, "commit", "--quiet", "--amend", "--no-edit")
-    assert "PG405" in audit("--since", "HEAD")
-
-
-@pytest.mark.parametrize("waived", [False, True])
-def test_loosened_since_is_found_unless_it_is_waived(
-    committed: Project, audit: Callable[..., list[str]], waived: bool
-) -> None:
-    edit(committed, "below: 100", "below: 10000")
-    if waived:
-        waiver = "waiver: {reason: slow disk, owner: ops, until: 2999-01-01}"
-        edit(committed, "note: kept", f"note: kept\n    {waiver}")
-    assert ("PG406" in audit("--since", "HEAD")) is not waived
-
-
-def test_an_unknown_revision_is_one_clear_line(
-    committed: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(committed.root)
-    assert cli.main(["audit", "contracts", "--since", "nowhere"]) == 1
-    assert "nowhere: no such revision" in capsys.readouterr().err
 
 
 # --- the table ---------------------------------------------------------------------------------
@@ -452,16 +285,17 @@ def test_a_gate_in_a_session_is_asked_by_the_same_functions(
 
 
 def test_many_records_are_audited_by_several_processes_alike(
-    judged: Project, audit: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+    judged: Project, audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pytest_gates.audit import shards
 
     def both() -> Sequence[str]:
         found = []
-        for alone in (0, 500):
+        for alone, at_once in ((0, 32), (500, 32), (500, 1)):
             monkeypatch.setattr(shards, "ALONE", alone)
+            monkeypatch.setattr(shards, "AT_ONCE", at_once)
             found.append(audit())
-        assert found[0] == found[1]
+        assert found[0] == found[1] == found[2]
         return found[0]
 
     assert both() == []

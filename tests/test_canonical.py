@@ -5,11 +5,11 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+import orjson
 import pytest
 import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic_core import to_json
 
 from pytest_gates.canonical import canonical, digest, parse_canonical, plain, text_digest
 
@@ -71,7 +71,8 @@ def test_only_the_canonical_bytes_are_accepted(value: object) -> None:
         json.dumps(value, indent=1).encode(),
         json.dumps(value, separators=(",", ":")).encode(),
         json.dumps(value, separators=(",", ":"), ensure_ascii=False, sort_keys=True).encode(),
-        to_json(value),
+        orjson.dumps(value),
+        orjson.dumps(value, option=orjson.OPT_SORT_KEYS),
     ):
         if spelled == rfc8785.dumps(value):
             assert parse_canonical(spelled) == value
@@ -82,7 +83,20 @@ def test_only_the_canonical_bytes_are_accepted(value: object) -> None:
 
 @pytest.mark.parametrize(
     "data",
+    [b'{"a":"e5","b":1e-9}', b'{"a":1e+21}', b'{"a":0.30000000000000004,"b":-1.5e+300}',
+     b'{"a":"\\"e5","b":[]}', b'{"a":9007199254740991}', b'{"a":100000000000000000000}',
+     b'{"a":0.00001}', b'{"a":"1.0,","b":".0}"}',
+     b'{"a":' * 300 + b"1" + b"}" * 300],
+)  # fmt: skip
+def test_bytes_that_are_canonical_are_read(data: bytes) -> None:
+    assert canonical(parse_canonical(data)) == data
+
+
+@pytest.mark.parametrize(
+    "data",
     [b"5.0", b"1e-05", b"1e-5", b"1e16", b"[0,-1.5e300]", b'{"a":1e21}',
+     b'{"a":1e16}', b'{"a":1e-5}', b'{"a":"e5","b":1.0}', b'{"a":"\\"","b":1e16}',
+     b'{"a":9007199254740993}', b'{"a":1.00}', b'{"a":-0}', b'{"b":1,"a":2}',
      b"-0.0", b'{"a":1,"a":1}', b"NaN", b"1e999", b"", b'"\xff"', b'"\\ud800"',
      b"[" * 100_000, '{"\U0001f600":1,"\ue000":2}'.encode()[:-1] + b" }", "1".encode("utf-16"),
      '{"\ue000":1,"\U0001f600":2}'.encode()],

@@ -15,6 +15,7 @@ from loading import RUN, gate
 
 from pytest_gates import __version__
 from pytest_gates.cli import main
+from pytest_gates.commands import COMMANDS
 from pytest_gates.commands.env import told
 from pytest_gates.evidence import Gpu
 from pytest_gates.run.gpus import Gpus
@@ -67,28 +68,72 @@ def test_schema_prints_what_is_published(capsys: Said) -> None:
     assert schema["title"] == "pytest-gates contract"
 
 
+def talking_to(
+    output: int, root: Path, arguments: tuple[str, ...], *, unbuffered: bool = False
+) -> tuple[int, str]:
+    """Exit status and standard error of a command whose standard output is that descriptor."""
+    (root / "a.yaml").write_text(GOOD, encoding="utf-8")
+    (root / "t.csv").write_text(
+        "layer,ffn_silu\n" + "".join(f"{layer},0.1\n" for layer in range(200)), encoding="utf-8"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    if unbuffered:
+        environment["PYTHONUNBUFFERED"] = "1"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest_gates.cli", *arguments],
+        cwd=root, env=environment, stdout=output, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(output)
+    return done.returncode, done.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
+    # argparse itself swallows what an unbuffered help text meets.
     [("--help",), ("schema",), ("validate", "a.yaml"), ("trace", "t.csv", "--json")],
     ids=" ".join,
 )
 def test_a_reader_that_stops_reading_ends_a_command_quietly(
     tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
-    (tmp_path / "a.yaml").write_text(GOOD, encoding="utf-8")
-    (tmp_path / "t.csv").write_text(
-        "layer,ffn_silu\n" + "".join(f"{layer},0.1\n" for layer in range(200)), encoding="utf-8"
-    )
-    # argparse itself swallows what an unbuffered help text meets.
-    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest_gates.cli", *arguments],
-        cwd=tmp_path, env=buffered, stdout=writer, stderr=subprocess.PIPE, text=True, check=False,
-    )  # fmt: skip
-    os.close(writer)
-    assert (done.returncode, done.stderr) == (141, "")
+    assert talking_to(writer, tmp_path, arguments) == (141, "")
+
+
+TALKING = {
+    "new": ("claims", "--kind", "training"),
+    "validate": ("a.yaml",),
+    "trace": ("t.csv",),
+    "mutate": ("a.yaml", "--plan"),
+    "audit": ("a.yaml",),
+    "history": (),
+    "diff": ("a.yaml", "a.yaml"),
+    "sync": ("a.yaml",),
+    "report": ("a.yaml",),
+    "env": (),
+    "schema": (),
+    "completion": ("bash",),
+}
+"""What each command may be asked for, so that it has something to say."""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    ("name", "unbuffered"),
+    [*((name, False) for name in TALKING), ("trace", True), ("audit", True)],
+)
+def test_a_full_disk_behind_standard_output_is_one_clear_line(
+    tmp_path: Path, name: str, unbuffered: bool
+) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    status, told = talking_to(full, tmp_path, (name, *TALKING[name]), unbuffered=unbuffered)
+    assert told == "standard output: No space left on device; what was told there is not all\n"
+    assert status == 1
+
+
+def test_every_command_is_known_to_talk() -> None:
+    assert [command.__name__.rpartition(".")[2] for command in COMMANDS] == list(TALKING)
 
 
 def test_env_tells_this_machine(capsys: Said) -> None:

@@ -213,16 +213,41 @@ def test_evidence_behind_a_symbolic_link_is_refused(root: Path, tmp_path: Path) 
         read_evidence(root, f"evidence/runs/{outside.name}")
 
 
-@pytest.mark.parametrize("kind", ["link", "fifo"])
-def test_a_file_that_is_no_regular_file_is_refused(root: Path, runs: Path, kind: str) -> None:
+def test_a_folder_seen_to_be_no_link_is_seen_once_and_what_lies_in_it_each_time(
+    root: Path, runs: Path
+) -> None:
+    proven: set[str] = set()
+    first = seal_run(runs)
+    location = located(root, first)
+    assert read_evidence(root, location, proven) == read_evidence(root, location)
+    assert proven == {str(root / "evidence"), str(root / "evidence" / "runs")}
+    moved = first.rename(root / "elsewhere")
+    first.symlink_to(moved)
+    with pytest.raises(EvidenceError, match=rf"{location} is a symbolic link"):
+        read_evidence(root, location, proven)
+    first.unlink()
+    first.touch()
+    with pytest.raises(EvidenceError, match="no evidence folder"):
+        read_evidence(root, location, proven)
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "socket"])
+def test_a_file_that_is_no_regular_file_is_refused(
+    root: Path, runs: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = seal_run(runs)
     victim = folder / "telemetry-0.jsonl"
     if kind == "link":
         moved = victim.rename(root / "moved")
         victim.symlink_to(moved)
-    else:
+    elif kind == "fifo":
         victim.unlink()
         os.mkfifo(victim)
+    else:
+        victim.unlink()
+        monkeypatch.chdir(folder)  # a socket's path may be 108 bytes long
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(victim.name)
     with pytest.raises(EvidenceError, match=r"telemetry-0.jsonl: not a regular file"):
         read_evidence(root, located(root, folder))
 

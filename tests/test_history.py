@@ -107,6 +107,11 @@ def test_two_processes_read_the_same(root: Path, monkeypatch: pytest.MonkeyPatch
     assert len(alone) == 4
 
 
+def test_an_id_beyond_ascii_is_found(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Ledger(root / "evidence").append(record(subject="GÄTE-√1", time="2026-01-05T10:00:00Z"))
+    assert asked(capsys, "GÄTE-√1") == ["05"]
+
+
 def test_a_sparkline_of_equal_values_is_flat() -> None:
     assert sparkline([]) == ""
     assert sparkline([3.0, 3.0]) == "▁▁"

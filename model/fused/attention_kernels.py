@@ -3,11 +3,27 @@
 Shapes: B sequences of T rows, H query heads, K key/value heads, D width of a head; a row of `qkv`
 holds H queries, K keys and K values side by side, W = (H + 2 K) D in all. Queries and keys are
 rotated (RoPE) before; the backward pass rotates their gradients back. Scores are in units of
-log2(e), so that exp2 serves. Every sum has one order, so equal inputs give equal bytes.
+log2(e), so that exp2 serves. Every sum has one order, so equal inputs give equal bytes. `blocks`
+are those of a sequence's rows, `others` how often there are such: a program for each pair.
 """
 
 import triton
 import triton.language as tl
+
+
+@triton.jit
+def _share(blocks, others, PROCESSORS):
+    """A program's block of rows, 0 the one with most to do, and which of the other axis it is.
+
+    Programs are dealt to the multiprocessors in turn, the longest first, and every second turn
+    the other way about: so each gets as much to do as the others.
+    """
+    program = tl.program_id(0)
+    turn = program // PROCESSORS
+    place = program % PROCESSORS
+    last = tl.minimum(PROCESSORS, blocks * others - turn * PROCESSORS) - 1
+    rank = turn * PROCESSORS + tl.where(turn % 2 == 0, place, last - place)
+    return rank // others, rank % others
 
 
 @triton.jit
@@ -60,12 +76,14 @@ def _attend(total, largest, out, q, k_base, v_base, start, row, T, W, scale, D: 
 
 
 @triton.jit
-def attention_forward(qkv, out, lse, T, scale, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr,
-                      M: tl.constexpr, N: tl.constexpr, EVEN: tl.constexpr):  # fmt: skip
+def attention_forward(qkv, out, lse, T, scale, blocks, others, PROCESSORS, H: tl.constexpr,
+                      K: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+                      EVEN: tl.constexpr):  # fmt: skip
     """M queries of one head a program: out N (H D), and the log2 of each row's sum: B H T."""
     W: tl.constexpr = (H + 2 * K) * D
-    block = tl.num_programs(0) - 1 - tl.program_id(0)  # the longest rows first
-    batch, head = tl.program_id(1) // H, tl.program_id(1) % H
+    shorter, line = _share(blocks, others, PROCESSORS)
+    block = blocks - 1 - shorter  # the last rows see the most keys
+    batch, head = line // H, line % H
     base = qkv + batch.to(tl.int64) * T * W
     k_base = base + (H + head // (H // K)) * D
     v_base = k_base + K * D
@@ -84,7 +102,7 @@ def attention_forward(qkv, out, lse, T, scale, H: tl.constexpr, K: tl.constexpr,
         )
     value = value / total[:, None]
     inside = row < T
-    tl.store(lse + tl.program_id(1) * T + row, largest + tl.log2(total), mask=inside)
+    tl.store(lse + line * T + row, largest + tl.log2(total), mask=inside)
     at = out + batch.to(tl.int64) * T * H * D + head * D + row[:, None] * (H * D)
     tl.store(at + tl.arange(0, D)[None, :], value.to(tl.bfloat16), mask=inside[:, None])
 
@@ -105,12 +123,14 @@ def _query_gradient(dq, q, grad, line, delta, k_base, v_base, start, row, T, W, 
 
 @triton.jit
 def attention_backward_queries(qkv, out, gradient, lse, deltas, packed, cos, sin, T, scale, root,
-                               H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, M: tl.constexpr,
-                               N: tl.constexpr, EVEN: tl.constexpr):  # fmt: skip
+                               blocks, others, PROCESSORS, H: tl.constexpr, K: tl.constexpr,
+                               D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+                               EVEN: tl.constexpr):  # fmt: skip
     """Gradients of M queries of one head a program, rotated back; leaves `deltas` (B H T)."""
     W: tl.constexpr = (H + 2 * K) * D
-    block = tl.num_programs(0) - 1 - tl.program_id(0)
-    batch, head = tl.program_id(1) // H, tl.program_id(1) % H
+    shorter, line = _share(blocks, others, PROCESSORS)
+    block = blocks - 1 - shorter
+    batch, head = line // H, line % H
     first = batch.to(tl.int64) * T
     base = qkv + first * W
     k_base = base + (H + head // (H // K)) * D
@@ -120,16 +140,16 @@ def attention_backward_queries(qkv, out, gradient, lse, deltas, packed, cos, sin
     grad = _tile(gradient + first * (H * D) + head * D, row, T, H * D, D, EVEN)
     value = _tile(out + first * (H * D) + head * D, row, T, H * D, D, EVEN)
     delta = tl.sum(grad.to(tl.float32) * value.to(tl.float32), 1)
-    tl.store(deltas + tl.program_id(1) * T + row, delta, mask=row < T)
-    line = _line(lse + tl.program_id(1) * T, row, T, EVEN)
+    tl.store(deltas + line * T + row, delta, mask=row < T)
+    sums = _line(lse + line * T, row, T, EVEN)
     dq = tl.zeros((M, D), tl.float32)
     for start in range(0, block * M, N):
         dq = _query_gradient(
-            dq, q, grad, line, delta, k_base, v_base, start, row, T, W, scale, D, N, False, EVEN
+            dq, q, grad, sums, delta, k_base, v_base, start, row, T, W, scale, D, N, False, EVEN
         )
     for start in range(block * M, (block + 1) * M, N):
         dq = _query_gradient(
-            dq, q, grad, line, delta, k_base, v_base, start, row, T, W, scale, D, N, True, EVEN
+            dq, q, grad, sums, delta, k_base, v_base, start, row, T, W, scale, D, N, True, EVEN
         )
     _store_unrotated(packed + first * W + head * D, dq * root, row, cos, sin, T, W, D)
 
@@ -154,8 +174,9 @@ def _key_gradients(dk, dv, k, v, q_base, grad_base, line_base, delta_base, start
 
 @triton.jit
 def attention_backward_keys(qkv, gradient, lse, deltas, packed, partials, cos, sin, T, scale, root,
-                            H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, M: tl.constexpr,
-                            N: tl.constexpr, SPLIT: tl.constexpr, EVEN: tl.constexpr):  # fmt: skip
+                            blocks, others, PROCESSORS, H: tl.constexpr, K: tl.constexpr,
+                            D: tl.constexpr, M: tl.constexpr, N: tl.constexpr, SPLIT: tl.constexpr,
+                            EVEN: tl.constexpr):  # fmt: skip
     """Gradients of N keys and values a program, summed over the queries' heads that share them.
 
     SPLIT programs share those heads; with more than one each leaves its part in `partials`
@@ -163,10 +184,11 @@ def attention_backward_keys(qkv, gradient, lse, deltas, packed, partials, cos, s
     """
     W: tl.constexpr = (H + 2 * K) * D
     GROUP: tl.constexpr = H // K // SPLIT
-    block = tl.program_id(0)  # the first keys are seen by the most queries
-    part = tl.program_id(1) % SPLIT
-    shared = tl.program_id(1) // SPLIT % K
-    batch = tl.program_id(1) // (SPLIT * K)
+    # The first keys are seen by the most queries.
+    block, line = _share(blocks, others, PROCESSORS)
+    part = line % SPLIT
+    shared = line // SPLIT % K
+    batch = line // (SPLIT * K)
     first = batch.to(tl.int64) * T
     base = qkv + first * W
     key = block * N + tl.arange(0, N)
@@ -199,7 +221,7 @@ def attention_backward_keys(qkv, gradient, lse, deltas, packed, partials, cos, s
         at = target + K * D + key[:, None] * W + column
         tl.store(at, dv.to(tl.bfloat16), mask=inside)
     else:
-        size = tl.num_programs(1).to(tl.int64) // SPLIT * T * D
+        size = (others // SPLIT).to(tl.int64) * T * D
         at = (first + key[:, None]) * (K * D) + shared * D + column
         tl.store(partials + (2 * part) * size + at, dk, mask=inside)
         tl.store(partials + (2 * part + 1) * size + at, dv, mask=inside)

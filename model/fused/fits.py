@@ -31,6 +31,7 @@ def why_eager(run: PretrainRun, device: torch.device, seams: Seams) -> str | Non
         "tied weights": a.tied,
         "biases": a.attention_bias,
         "widths are no powers of two": any(n & (n - 1) for n in (a.hidden, a.heads, a.kv_heads)),
+        "an intermediate width that is no multiple of 8": a.intermediate % 8 != 0,
         f"heads of {a.head_dim}": a.head_dim not in HEAD_DIMS,
     }
     found = next((reason for reason, holds in reasons.items() if holds), None)

@@ -9,12 +9,14 @@ import triton.language as tl
 
 
 @triton.jit
-def norm_forward(x, weight, normed, rstd, eps, C: tl.constexpr):
-    """A row a program: RMSNorm (arXiv:1910.07467)."""
+def norm_forward(x, weight, normed, copy, rstd, eps, C: tl.constexpr):
+    """A row a program: RMSNorm (arXiv:1910.07467), and the row as it came, for others to add to."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, C)
     at = row * C + column
-    value = tl.load(x + at).to(tl.float32)
+    raw = tl.load(x + at)
+    tl.store(copy + at, raw)
+    value = raw.to(tl.float32)
     scale = tl.rsqrt(tl.sum(value * value, 0) / C + eps)
     tl.store(rstd + row, scale)
     gain = tl.load(weight + column).to(tl.float32)
@@ -77,20 +79,32 @@ def swiglu_forward(gate_up, out, F, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def swiglu_backward(gradient, gate_up, F, BLOCK: tl.constexpr):
-    """Writes the gradient of gate and up over their values: nobody needs those any more."""
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < F
-    at = gate_up + row * 2 * F + column
-    gate = tl.load(at, mask=inside).to(tl.float32)
-    up = tl.load(at + F, mask=inside).to(tl.float32)
-    incoming = tl.load(gradient + row * F + column, mask=inside).to(tl.float32)
-    sigmoid = tl.sigmoid(gate)
-    silu = gate * sigmoid
-    slope = sigmoid + silu * (1 - sigmoid)
-    tl.store(at, (incoming * up * slope).to(tl.bfloat16), mask=inside)
-    tl.store(at + F, (incoming * silu).to(tl.bfloat16), mask=inside)
+def swiglu_backward(dy, down, gate, up, N, F, C, PROGRAMS, ROWS: tl.constexpr,
+                    COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
+    """Gradients of gate and up over their values: nobody needs those any more.
+
+    The gradient of their product, dy (N C) times the weight `down` (C F), is never written: each
+    program makes it tile by tile and goes on with it. All operands are descriptors. Tiles are
+    taken GROUP rows of them at a time, so that neighbours in time share what the cache holds.
+    """
+    columns = tl.cdiv(F, COLUMNS)
+    rows = tl.cdiv(N, ROWS)
+    for tile in tl.range(tl.program_id(0), rows * columns, PROGRAMS, flatten=True):
+        group = tile // (GROUP * columns) * GROUP
+        height = tl.minimum(rows - group, GROUP)
+        within = tile % (GROUP * columns)
+        row = (group + within % height) * ROWS
+        column = within // height * COLUMNS
+        incoming = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for at in range(0, C, DEPTH):
+            incoming = tl.dot(dy.load([row, at]), down.load([at, column]), incoming)
+        value = gate.load([row, column]).to(tl.float32)
+        factor = up.load([row, column]).to(tl.float32)
+        sigmoid = tl.sigmoid(value)
+        silu = value * sigmoid
+        slope = sigmoid + silu * (1 - sigmoid)
+        gate.store([row, column], (incoming * factor * slope).to(tl.bfloat16))
+        up.store([row, column], (incoming * silu).to(tl.bfloat16))
 
 
 @triton.jit
@@ -119,6 +133,32 @@ def cross_entropy(logits, targets, losses, V, VP, scale, BLOCK: tl.constexpr):
         value = tl.load(base + column, mask=column < V, other=-float("inf")).to(tl.float32)
         gradient = (tl.exp(value - norm) - tl.where(column == target, 1.0, 0.0)) * scale
         tl.store(base + column, gradient.to(tl.bfloat16), mask=column < VP)
+
+
+@triton.jit
+def embedding_backward(gradient, tokens, order, out, N, C: tl.constexpr, ROWS: tl.constexpr,
+                       COLUMNS: tl.constexpr):  # fmt: skip
+    """The rows of each token summed, in their order; `tokens` are sorted, `order` is where from.
+
+    A program a sorted position and COLUMNS columns: the first position of a token does the work of
+    all, ROWS at once. Rows of `out` whose token does not occur are left alone.
+    """
+    first = tl.program_id(0)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    token = tl.load(tokens + first)
+    ours = tl.load(tokens + first - 1, mask=first > 0, other=-1) != token
+    total = tl.zeros((COLUMNS,), tl.float32)
+    start = first
+    more = ours
+    while more:
+        at = start + tl.arange(0, ROWS)
+        same = tl.load(tokens + at, mask=at < N, other=-1) == token
+        row = tl.load(order + at, mask=same, other=0)
+        place = gradient + row[:, None] * C + column[None, :]
+        total += tl.sum(tl.load(place, mask=same[:, None], other=0.0).to(tl.float32), 0)
+        start += ROWS
+        more = tl.min(same.to(tl.int32), 0) == 1
+    tl.store(out + token.to(tl.int64) * C + column, total.to(tl.bfloat16), mask=ours & (column < C))
 
 
 @triton.jit

@@ -46,6 +46,12 @@ class FusedState:
             start = end
         return views
 
+    def stacked(self, name: str, first: int, count: int) -> Tensor:
+        """Gradients of a matrix in `count` layers from `first` on: count OUT IN."""
+        start, following = self.g[f"{first}.{name}"], self.g.get(f"{first + 1}.{name}")
+        apart = following.storage_offset() - start.storage_offset() if following is not None else 0
+        return start.as_strided((count, *start.shape), (apart, *start.stride()))
+
     def named(self, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Views on a flat buffer under the unfused Hugging Face names, padding cut off."""
         views, a = self._views(flat), self.architecture

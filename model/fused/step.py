@@ -11,14 +11,15 @@ from pytest_gates.model.fused import kernels
 from pytest_gates.model.fused.checksum import checksum, row_weights
 from pytest_gates.model.fused.functions import (
     AddLinear,
+    AddSwiGlu,
     Attention,
     Embed,
     HeadLoss,
     Linear,
     Norm,
-    SwiGlu,
     norm_programs,
 )
+from pytest_gates.model.fused.gradients import Alone, Stack
 from pytest_gates.model.fused.state import FusedState
 from pytest_gates.model.moments import FlatMoments
 from pytest_gates.model.step import Mark, unmarked
@@ -27,6 +28,8 @@ from pytest_gates.model.transformer import Transformer
 WARM_UP = 2
 """Launches before capture: they compile the kernels and let the libraries choose theirs."""
 ADAMW_BLOCK = 4096
+STACKED = 4
+"""Layers whose gradients of small matrices are made by one product."""
 
 
 class FusedStep:
@@ -105,15 +108,21 @@ class FusedStep:
         x = Embed.apply(anchor, tokens[:, :-1].reshape(-1), w["embed"], g["embed"])  # N C
         for layer in range(a.layers):
             at = f"{layer}."
-            x, y = Norm.apply(x, w[at + "norm_1"], p[2 * layer], eps)
-            y = Linear.apply(y, w[at + "qkv"], g[at + "qkv"])  # N (H + 2 K) D
-            y = Attention.apply(y, self._cos, self._sin, shape)  # N C
-            x = AddLinear.apply(x, y, w[at + "out"], g[at + "out"])  # N C
-            x, y = Norm.apply(x, w[at + "norm_2"], p[2 * layer + 1], eps)
-            y = Linear.apply(y, w[at + "gate_up"], g[at + "gate_up"])  # N 2F
-            y = SwiGlu.apply(y)  # N F
-            x = AddLinear.apply(x, y, w[at + "down"], g[at + "down"])  # N C
-        _, y = Norm.apply(x, w["norm"], p[-1], eps)
+            if layer % STACKED == 0:
+                count = min(STACKED, a.layers - layer)
+                qkv, attended = (
+                    Stack(self.state.stacked(name, layer, count), B * T).parts()
+                    for name in ("qkv", "out")
+                )
+            into, out = qkv[layer % STACKED], attended[layer % STACKED]
+            x, y = Norm.apply(x, w[at + "norm_1"], p[2 * layer], eps, into, None)
+            y = Linear.apply(y, w[at + "qkv"], into)  # N (H + 2 K) D
+            y = Attention.apply(y, self._cos, self._sin, shape, out, into)  # N C
+            x = AddLinear.apply(x, y, w[at + "out"], out)  # N C
+            x, y = Norm.apply(x, w[at + "norm_2"], p[2 * layer + 1], eps, None, out)
+            y = Linear.apply(y, w[at + "gate_up"], Alone(g[at + "gate_up"]))  # N 2F
+            x = AddSwiGlu.apply(x, y, w[at + "down"], Alone(g[at + "down"]))  # N C
+        _, y = Norm.apply(x, w["norm"], p[-1], eps, None, None)
         targets = tokens[:, 1:].reshape(-1)
         self._anchor = anchor
         return HeadLoss.apply(y, w["head"], g["head"], targets, a.vocab)  # type: ignore[no-any-return]

@@ -49,6 +49,10 @@ _TABLE = (
          "run the gate, so that it is judged as it is now declared"),
     Code("PG108", "contract unreadable", "The contract cannot be loaded.",
          "mend what is said at its place; after a merge try `pytest-gates sync`"),
+    Code("PG109", "survivor behind a pass",
+         "The contract claims a pass, and the newest record of one of the gate's falsifiers, as it "
+         "is declared now, says that it SURVIVED.",
+         "mend the gate or its falsifier, and run the falsifier until it is caught"),
     # --- the ledger
     Code("PG201", "record edited", "A record's bytes are not those that its name stands for.",
          _RESTORE, status=_TAMPERED),
@@ -75,6 +79,10 @@ _TABLE = (
          "read the earlier records; a gate that passes now and then is no gate", "note"),
     Code("PG211", "suspect", "Something that the verdict depends on changed since it was judged.",
          "run the gate again on that GPU", "note"),
+    Code("PG212", "survivor declared anew",
+         "A falsifier of a gate that passes SURVIVED, and has not been judged since it or its gate "
+         "was declared otherwise.",
+         "run the falsifier as it is declared now", "note"),
     # --- evidence
     Code("PG301", "evidence changed", "A file of the evidence is not what it was when recorded.",
          _RESTORE, status=_TAMPERED),

@@ -151,3 +151,20 @@ def _state(
             yield "PG210", f"{told} passed at attempt {entry.attempts}"
         for cause in causes(entry, None, newest, commits_between):
             yield "PG211", f"{told}: {cause}"
+    if isinstance(item, Falsifier):
+        yield from _survived(item, history)
+
+
+def _survived(falsifier: Falsifier, history: Ancestry[Entry]) -> Iterator[tuple[str, str]]:
+    """A falsifier that survived although its gate is said to pass; waived gates are PG504's."""
+    gate = falsifier.gate
+    if gate is None or falsifier.prose or gate.prior is not Verdict.PASS or gate.waiver is not None:
+        return
+    for entry in history.current:
+        if entry.verdict == Verdict.PASS:
+            continue
+        told = f"record {entry.sha[:12]} says SURVIVED on {entry.gpu or 'the CPU'}"
+        if entry.gate_hash == falsifier.hash:
+            yield "PG109", f"{gate.id} claims pass, {told}: {entry.reason}"
+        elif entry is history.current[0]:  # an older one was answered by what came after it
+            yield "PG212", f"{gate.id} claims pass, {told}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 PIPE_CLOSED = 141
 """Exit status of a command whose reader went away: what a shell gives for SIGPIPE, 128 + 13."""
@@ -13,29 +15,43 @@ class PipeClosedError(Exception):
     """Whoever read our standard output is gone, as `head` is after ten lines."""
 
 
+class OutputError(Exception):
+    """Standard output takes no more, as a file on a full disk; the message is for people."""
+
+
 def say(text: str) -> None:
     """One line, or several, on standard output.
 
     Raises:
         PipeClosedError: nobody reads it any more.
+        OutputError: it cannot be written.
     """
-    try:
+    with _written():
         print(text)  # noqa: T201 - a command line talks
-    except BrokenPipeError:
-        raise PipeClosedError from None
 
 
 def said() -> None:
-    """Hand over what was said so far.
-
-    Raises:
-        PipeClosedError: nobody reads it any more.
-    """
-    try:
+    """Hand over what was said so far; it raises what `say` does."""
+    with _written():
         if sys.stdout is not None:  # as it is where the shell closed it (`>&-`)
             sys.stdout.flush()
+
+
+def complain(text: str) -> None:
+    """One line, or several, on standard error; where that is full too, nobody can be told."""
+    with suppress(OSError):
+        print(text, file=sys.stderr)  # noqa: T201 - a command line talks
+
+
+@contextmanager
+def _written() -> Iterator[None]:
+    try:
+        yield
     except BrokenPipeError:
         raise PipeClosedError from None
+    except OSError as error:
+        text = f"standard output: {error.strerror}; what was told there is not all"
+        raise OutputError(text) from None
 
 
 def fall_silent() -> None:

@@ -14,6 +14,7 @@ from operator import itemgetter
 from types import NoneType
 from typing import Annotated, Any, Literal
 
+import orjson
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -25,7 +26,6 @@ from pydantic import (
     WithJsonSchema,
     create_model,
 )
-from pydantic_core import from_json
 
 from pytest_gates.errors import EvidenceError
 from pytest_gates.evidence import Event, PropertyResult, Series, Telemetry
@@ -150,6 +150,9 @@ LINES: dict[str, type[_Line]] = {
 """The typed form of a line by its `kind`."""
 
 
+NOTHING = Series({})
+
+
 @dataclass
 class _Columns:
     """Rows gathered into columns; a row that lacks a column has None there."""
@@ -158,6 +161,8 @@ class _Columns:
     rows: list[Mapping[str, Any]] = field(default_factory=list)
 
     def series(self) -> Series:
+        if not self.rows:
+            return NOTHING
         said = {name for row in self.rows for name in row}
         return Series(
             {
@@ -203,8 +208,11 @@ def parse_telemetry(
     properties: dict[str, PropertyResult] = {}
     ignored: set[str] = set()
     lines, notes = _lines(data, place, cut_off=cut_off)
-    steps, lines = _plain_steps(lines)
-    for number, text in lines:
+    steps = _plain_steps(lines)
+    left = [] if steps and len(steps) == len(lines) else enumerate(lines, start=1)
+    for number, text in left:
+        if not text.strip() or (steps and text.startswith(_STEP)):
+            continue
         line = _parse(text, f"{place}:{number}")
         if isinstance(line, EventLine):
             events.append(Event(line.event, line.step, line.model_extra or {}))
@@ -230,35 +238,32 @@ def parse_telemetry(
 _STEP = b'{"kind":"step",'
 _STEP_WORD = b'"step"'
 _PLAIN = frozenset({int, float, NoneType})
+_FLOATS = frozenset({float})
 
 
-Lines = list[tuple[int, bytes]]
-
-
-def _plain_steps(lines: Lines) -> tuple[Series | None, Lines]:
-    """The steps at once, and the lines that are left to read one by one.
+def _plain_steps(lines: list[bytes]) -> Series | None:
+    """The steps at once; None if any is to be read like all other lines.
 
     Most telemetry is flat objects of the same registered finite numbers, and read ten times as fast
     like this. Lines that begin and end with a brace and hold nothing nested are whole objects; as
     many objects as lines is one a line. If any step line is not of that kind, all are left.
     """
-    steps = [text for _, text in lines if text.startswith(_STEP)]
+    steps = [text for text in lines if text.startswith(_STEP)]
     text = b",\n".join(steps)
     if not steps or text.count(b"},\n{") + 1 != len(steps) or not text.endswith(b"}"):
-        return None, lines
-    rest = []
+        return None
     if len(steps) < len(lines):
-        rest = [(number, text) for number, text in lines if not text.startswith(_STEP)]
-        if any(_STEP_WORD in text for _, text in rest):
-            return None, lines
+        rest = [text for text in lines if not text.startswith(_STEP)]
+        if any(_STEP_WORD in text for text in rest):
+            return None
     try:
-        rows: list[Any] = from_json(b"[%b]" % text, allow_inf_nan=False)
+        rows: list[Any] = orjson.loads(b"[%b]" % text)
     except ValueError:
-        return None, lines
+        return None
     if len(rows) != len(steps) or set(map(type, rows)) != {dict}:
-        return None, lines
+        return None
     columns = _plain_columns(rows, colons=text.count(b":"))
-    return (None, lines) if columns is None else (Series(columns), rest)
+    return None if columns is None else Series(columns)
 
 
 def _plain_columns(
@@ -290,20 +295,25 @@ def _plain_column(column: tuple[Any, ...]) -> tuple[float | None, ...] | None:
     # Infinite ones are beyond it too.
     if said and (max(said) > LARGEST_INTEGER or min(said) < -LARGEST_INTEGER):
         return None
-    if kinds == {float}:
+    if kinds == _FLOATS:
         return column
+    if NoneType not in kinds:
+        return tuple(map(float, column))
     return tuple([None if value is None else float(value) for value in column])
 
 
-def _lines(data: bytes, place: str, *, cut_off: bool) -> tuple[list[tuple[int, bytes]], list[str]]:
-    """Non-blank lines with their numbers; a half-written last one is left out with a note."""
-    lines = [line for line in enumerate(data.split(b"\n"), start=1) if line[1].strip()]
-    if cut_off and lines and not data.endswith(b"\n"):
-        number, last = lines[-1]
+def _lines(data: bytes, place: str, *, cut_off: bool) -> tuple[list[bytes], list[str]]:
+    """Lines, some of them blank; a half-written last one is left out with a note."""
+    lines = data.split(b"\n")
+    last = lines[-1]
+    if not last.strip():
+        return lines[:-1], []
+    if cut_off:
         try:
             json.loads(last.decode())
         except ValueError:
-            return lines[:-1], [f"{place}:{number}: the half-written last line was left out"]
+            text = f"{place}:{len(lines)}: the half-written last line was left out"
+            return lines[:-1], [text]
     return lines, []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -74,9 +74,19 @@ class Executor:
         """Remove the checkpoints that this session's runs left; no run will continue them."""
         shutil.rmtree(self._bench.artifacts, ignore_errors=True)
 
-    def obstacle(self, run: Run) -> str | None:
-        """Why this machine cannot execute the run, or None."""
-        return self._bench.obstacle(run)
+    def obstacle(self, runs: Iterable[Run]) -> str | None:
+        """Why this session does not execute one of the runs, or this machine cannot; or None."""
+        for run in runs:
+            if self._settings.recorded_only:
+                return "nothing is run for this report"
+            if run.driver == "recorded":
+                continue
+            if self._settings.replay:
+                return "--gates-replay"
+            obstacle = self._bench.obstacle(run)
+            if obstacle is not None:
+                return obstacle
+        return None
 
     def obtain(self, execution: Execution, holder: str) -> Evidence:
         """Execute, or wait for whoever executes the same thing, or read what is there.

@@ -132,6 +132,23 @@ def test_attention_and_its_gradients_are_those_of_plain_operations(shape: tuple[
     assert torch.equal(again, out)
 
 
+def test_the_embedding_gathers_the_gradients_of_a_token_however_often_it_occurs() -> None:
+    from pytest_gates.model.fused.functions import Embed
+
+    generator = torch.Generator(device=CUDA).manual_seed(0)
+    often = torch.full((100,), 7, device=CUDA)
+    tokens = torch.cat((often, torch.randint(0, 50, (60,), device=CUDA, generator=generator)))
+    tokens = tokens[torch.randperm(len(tokens), device=CUDA, generator=generator)]
+    grad = torch.randn(len(tokens), 64, device=CUDA, generator=generator).bfloat16()
+    weight = torch.zeros(60, 64, device=CUDA, dtype=torch.bfloat16)
+    ours = torch.full_like(weight, 9.0)
+    anchor = torch.zeros((), device=CUDA, requires_grad=True)
+    torch.autograd.grad(Embed.apply(anchor, tokens, weight, ours), anchor, grad)
+    exact = torch.zeros_like(weight, dtype=torch.float64).index_add_(0, tokens, grad.double())
+    assert relative(ours, exact) < 0.004
+    assert not ours[50:].any()
+
+
 def test_a_graph_replays_what_the_eager_step_does() -> None:
     run = small_run()
     model_a, model_b = initialised(SMALL, CUDA, 0), initialised(SMALL, CUDA, 0)
