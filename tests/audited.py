@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,17 @@ def keep(project: Project, data: bytes) -> None:
 
 def evidence_folders(project: Project) -> list[Path]:
     return sorted((project.root / "evidence" / "runs").iterdir())
+
+
+def git(project: Project, *arguments: str) -> str:
+    """Run git in a project; what it says."""
+    environment = os.environ | {
+        f"GIT_{who}_{what}": value
+        for who in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", "a"), ("EMAIL", "a@example.org"))
+    }
+    command = ["git", "-c", "init.defaultBranch=main", *arguments]
+    done = subprocess.run(
+        command, cwd=project.root, capture_output=True, text=True, check=True, env=environment
+    )
+    return done.stdout

@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 
 import pytest
-from audited import Audit, edit, evidence_folders, keep, newest, oldest
+from audited import Audit, edit, evidence_folders, git, keep, newest, oldest
 from project import Project
 
 from pytest_gates import cli
 from pytest_gates.canonical import canonical
-
-
-def git(project: Project, *arguments: str) -> str:
-    environment = os.environ | {
-        f"GIT_{who}_{what}": value
-        for who in ("AUTHOR", "COMMITTER")
-        for what, value in (("NAME", "a"), ("EMAIL", "a@example.org"))
-    }
-    command = ["git", "-c", "init.defaultBranch=main", *arguments]
-    done = subprocess.run(
-        command, cwd=project.root, capture_output=True, text=True, check=True, env=environment
-    )
-    return done.stdout
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from audited import QUICK, SLOW, git, text_of
 from project import RECORDED, Project
-from test_audit import QUICK, SLOW, git, text_of
 
 from pytest_gates import cli
 from pytest_gates.errors import WriteBackRefusedError
