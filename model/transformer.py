@@ -180,6 +180,8 @@ class Decoder(nn.Module):
         self.norm = nn.RMSNorm(architecture.hidden, eps=float(architecture.norm_eps))
         self.rope_theta = float(architecture.rope_theta)
         self.run_block: RunBlock = _run_block
+        self._first: tuple[object, Span] | None = None
+        """The span of the last pass from position 0 on, and what it was made for."""
 
     def forward(
         self,
@@ -209,6 +211,8 @@ class Decoder(nn.Module):
         """Where the tokens embedded in `x` (B T C) lie, each block's cache left out."""
         begins = positions is None
         if positions is None:
+            if valid is None:
+                return self._span_from_0(x)
             positions = torch.arange(x.shape[1], device=x.device)
         cos, sin = rotary_at(positions, self.architecture.head_dim, self.rope_theta)
         # Cast here once where every block would: in the type of the stream, if that is a low one.
@@ -221,6 +225,19 @@ class Decoder(nn.Module):
         elif cache is not None and not begins:
             mask = visible(positions, torch.arange(cache.length, device=x.device))
         return Span(positions, tables, mask)
+
+    def _span_from_0(self, x: Tensor) -> Span:
+        """The same for a pass from its beginning, kept from step to step.
+
+        A graph that is captured makes its own: it outlives what is kept here, and what it makes
+        has no values until it is replayed.
+        """
+        wanted = x.shape[1], x.dtype, x.device, self.rope_theta
+        if x.is_cuda and torch.cuda.is_current_stream_capturing():
+            return self.span(x, torch.arange(x.shape[1], device=x.device))
+        if self._first is None or self._first[0] != wanted:
+            self._first = wanted, self.span(x, torch.arange(x.shape[1], device=x.device))
+        return self._first[1]
 
 
 class Transformer(nn.Module):
