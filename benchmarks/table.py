@@ -106,7 +106,8 @@ PEER_ALONE_MS = {
     ("training_step_16x512_h200", "NVIDIA H200"): 52.0,
     ("training_step_1x2048", "NVIDIA H200"): 33.7,
 }
-"""What a peer takes on an idle machine of that kind."""
+"""What a peer takes on an idle machine of that kind: the H200's are those that the goals were set
+by; the H100's is one measurement of another day, whose raw figures were not kept."""
 NEAR = 0.05
 """A peer that is farther off was held back, or is another: its ratio is not told."""
 

@@ -209,7 +209,6 @@ class Decoder(nn.Module):
         cache: Cache | None = None,
     ) -> Span:
         """Where the tokens embedded in `x` (B T C) lie, each block's cache left out."""
-        begins = positions is None
         if positions is None:
             if valid is None:
                 return self._span_from_0(x)
@@ -222,7 +221,7 @@ class Decoder(nn.Module):
             order = torch.arange(x.shape[1], device=x.device)
             mask = visible(order, order) & valid[:, None, None, :]
             mask = mask | torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
-        elif cache is not None and not begins:
+        elif cache is not None:
             mask = visible(positions, torch.arange(cache.length, device=x.device))
         return Span(positions, tables, mask)
 

@@ -86,8 +86,6 @@ class Ancestry(Generic[Kind]):
 
         Two branches may each have one; the worse verdict counts until the gate is judged again.
         """
-        if len(self.records) == 1:
-            return tuple(self.records.values())
         if len(self.heads) == 1 and len({record.key for record in self.records.values()}) == 1:
             return (self.records[self.heads[0]],)  # of every other one it is a descendant
         from pytest_gates.checks.base import Verdict  # noqa: PLC0415 - loads every check

@@ -5,7 +5,6 @@ An audit proves; a timeline of thousands of records has to be quick, so nothing 
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +17,7 @@ import orjson
 from pytest_gates.ancestry import Ancestry, Key
 from pytest_gates.disk import read_regular
 from pytest_gates.errors import EvidenceError, LedgerError
+from pytest_gates.garbage import uncollected
 
 if TYPE_CHECKING:
     from pytest_gates.ledger import Record
@@ -122,15 +122,11 @@ def read_entries(evidence: Path, subject: str | None = None) -> list[Entry]:
     half = len(shards) // 2
     if half == 0 or sum(1 for _ in os.scandir(shards[0])) * len(shards) < ALONE:
         return _read(shards, needle)
-    gc.disable()  # millions of objects are made and none is garbage
-    try:
-        # Forked: this process has no threads, and a fresh one would spend its time on imports.
-        with ProcessPoolExecutor(1, get_context("fork")) as pool:
-            other = pool.submit(_read_plain, shards[half:], needle)
-            mine = _read(shards[:half], needle)
-            return mine + [Entry._make(values) for values in other.result()]
-    finally:
-        gc.enable()
+    # Forked: this process has no threads, and a fresh one would spend its time on imports.
+    with uncollected(), ProcessPoolExecutor(1, get_context("fork")) as pool:
+        other = pool.submit(_read_plain, shards[half:], needle)
+        mine = _read(shards[:half], needle)
+        return mine + [Entry._make(values) for values in other.result()]
 
 
 def _read_plain(shards: list[str], needle: bytes | None) -> list[tuple[Any, ...]]:

@@ -16,6 +16,31 @@ from pytest_gates import cli
 
 QUICK = [40.0 + (index % 7) for index in range(30)]
 SLOW = [200.0 + (index % 7) for index in range(30)]
+TRAINED = """
+    contract_id: C-TRAINED
+    runs:
+      small:
+        driver: pretrain
+        device: cpu
+        model: llama-1m
+        data: {corpus: python-stdlib}
+        seq_len: 16
+        batch_size: 2
+        steps: 4
+        validation_batches: 0
+        optimizer: {warmup_steps: 1}
+    gates:
+      - id: GATE-TRAINED
+        run: small
+        checks: [{kind: bounded, metric: train_loss, below: %s}]
+        verdict: pending
+    falsification_tests:
+      - id: FALSIFY-TRAINED
+        binds_to: GATE-TRAINED
+        inject: {fault: loss_spike, step: 2}
+        expect: {verdict: fail, check: bounded}
+"""
+"""A gate over four real steps, of which the loss must lie below `%s`, and its falsifier."""
 
 
 def judged_twice(project: Project) -> Project:

@@ -6,35 +6,12 @@ import json
 from collections.abc import Callable
 
 import pytest
+from audited import TRAINED, edit
 from project import Project
 
 from pytest_gates import cli
 from pytest_gates.canonical import canonical, digest
 
-TRAINED = """
-    contract_id: C-TRAINED
-    runs:
-      small:
-        driver: pretrain
-        device: cpu
-        model: llama-1m
-        data: {corpus: python-stdlib}
-        seq_len: 16
-        batch_size: 2
-        steps: 4
-        validation_batches: 0
-        optimizer: {warmup_steps: 1}
-    gates:
-      - id: GATE-TRAINED
-        run: small
-        checks: [{kind: bounded, metric: train_loss, below: %s}]
-        verdict: pending
-    falsification_tests:
-      - id: FALSIFY-TRAINED
-        binds_to: GATE-TRAINED
-        inject: {fault: loss_spike, step: 2}
-        expect: {verdict: fail, check: bounded}
-"""
 BLIND, SEEING = "1.0e+9", "12.0"
 AUDIT = Callable[[], list[tuple[str, str]]]
 
@@ -58,13 +35,6 @@ def audit(
         ]
 
     return run
-
-
-def edit(project: Project, before: str, after: str) -> None:
-    path = project.contracts / "claims.yaml"
-    text = path.read_text(encoding="utf-8")
-    assert before in text
-    path.write_text(text.replace(before, after), encoding="utf-8")
 
 
 def falsifiers_records(project: Project) -> list[dict[str, object]]:

@@ -6,12 +6,11 @@ import json
 from collections.abc import Callable
 
 import pytest
+from audited import QUICK, SLOW, TRAINED
 from project import RECORDED, Project
 
 from pytest_gates import cli
 
-QUICK = [40.0 + (index % 7) for index in range(30)]
-SLOW = [200.0 + (index % 7) for index in range(30)]
 WAIVER = 'waiver: {reason: "slow driver, bug 123", owner: ops, until: %s}'
 
 
@@ -166,37 +165,12 @@ def test_an_undecided_control_excuses_no_falsifier(project: Project) -> None:
     result.stdout.fnmatch_lines(["*without the attack the gate is inconclusive*"])
 
 
-TRAINED = """
-    contract_id: C-TRAINED
-    runs:
-      small:
-        driver: pretrain
-        device: cpu
-        model: llama-1m
-        data: {corpus: python-stdlib}
-        seq_len: 16
-        batch_size: 2
-        steps: 4
-        validation_batches: 0
-        optimizer: {warmup_steps: 1}
-    gates:
-      - id: GATE-TRAINED
-        run: small
-        checks: [{kind: bounded, metric: train_loss, below: 1.0}]
-        waiver: {reason: "too few steps", owner: ops, until: 2999-12-31}
-        verdict: pending
-    falsification_tests:
-      - id: FALSIFY-TRAINED
-        binds_to: GATE-TRAINED
-        inject: {fault: loss_spike, step: 2}
-        expect: {verdict: fail, check: bounded}
-"""
-
-
 def test_a_run_beside_a_waived_control_is_recorded_and_listed_by_the_audit(
     project: Project, audited: Callable[[], tuple[int, str]]
 ) -> None:
-    project.contract(TRAINED)
+    waiver = WAIVER % "2999-12-31"
+    below = TRAINED % "1.0"
+    project.contract(below.replace("verdict: pending", f"{waiver}\n        verdict: pending"))
     project.run().assert_outcomes(xfailed=2)
     project.run("--gates-replay").assert_outcomes(xfailed=2)
     # Where only live results count, a known failure is still a known failure.
