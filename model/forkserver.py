@@ -217,12 +217,20 @@ class Forkserver:
             )
 
     def _survivors(self, pid: int) -> list[int]:
-        """Living processes that a run started, beside its own."""
-        parents = _living()
+        """Processes that a run started, beside its own, and that lived when the look began.
+
+        /proc is not read at one moment: a process can fork after it was listed and end before it
+        is read, so that its child is in no list. Its own entry is that of a zombie then, which
+        nobody else can reap; it counts once, and the next look finds what it left. So a look that
+        finds nothing has missed nothing.
+        """
+        parents, zombies = _processes()
         ours = os.getpid()
-        strays = {pid, *(one for one, parent in parents.items() if parent == ours)}
-        return [one for one in _descendants(parents, strays - self._runs.keys() | {pid})
-                if one != pid]  # fmt: skip
+        strays = {one for one, parent in parents.items() if parent == ours} - self._runs.keys()
+        for one in strays & zombies:
+            os.waitpid(one, os.WNOHANG)  # it stays where it has a thread that goes on
+        below = _descendants(parents, strays | {pid})
+        return [one for one in below if one != pid and (one in strays or one not in zombies)]
 
     def _sweep(self) -> None:
         """Kill all that runs left, and what those start meanwhile; nothing else is below us."""
@@ -233,7 +241,7 @@ class Forkserver:
                     pass
             except ChildProcessError:
                 return
-            left = _descendants(_living(), {os.getpid()}) - {os.getpid()}
+            left = _descendants(_processes()[0], {os.getpid()}) - {os.getpid()}
             for pid in left:
                 try:
                     os.kill(pid, signal.SIGKILL)
@@ -284,13 +292,14 @@ def _signal_group(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _living() -> dict[int, int]:
-    """Every process that is no zombie, with its parent; empty where there is no /proc."""
+def _processes() -> tuple[dict[int, int], set[int]]:
+    """Every process with its parent, and which are zombies; empty where there is no /proc."""
     found: dict[int, int] = {}
+    zombies: set[int] = set()
     try:
         names = os.listdir("/proc")  # noqa: PTH208 - a thousand entries, many times
     except OSError:
-        return found
+        return found, zombies
     for name in names:
         if not name.isdecimal():
             continue
@@ -299,13 +308,14 @@ def _living() -> dict[int, int]:
                 state, parent = file.read().rpartition(b")")[2].split()[:2]
         except OSError:  # it ended meanwhile
             continue
-        if state != b"Z":
-            found[int(name)] = int(parent)
-    return found
+        found[int(name)] = int(parent)
+        if state == b"Z":
+            zombies.add(int(name))
+    return found, zombies
 
 
 def _descendants(parents: dict[int, int], roots: set[int]) -> set[int]:
-    """The roots that live, and all that descends from any of them."""
+    """Those roots that are there, and all that descends from any of them."""
     children: dict[int, list[int]] = {}
     for one, parent in parents.items():
         children.setdefault(parent, []).append(one)

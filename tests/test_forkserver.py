@@ -1,0 +1,67 @@
+"""The forkserver as a process of its own: what a run leaves behind, wherever a look at it falls."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from subprocess import PIPE
+
+from project import dedented
+
+SERVER = """
+    import os, sys, time
+    from pathlib import Path
+    from pytest_gates.model import forkserver
+
+    FOLDER = Path(sys.argv[1])
+    listdir = os.listdir
+
+    def waits_for(true):
+        until = time.monotonic() + 30
+        while not true() and time.monotonic() < until:
+            time.sleep(0.001)
+
+    def run(request, out):
+        if os.fork() == 0:
+            os.setsid()
+            (FOLDER / "middle.draft").write_text(str(os.getpid()))
+            (FOLDER / "middle.draft").rename(FOLDER / "middle")
+            waits_for((FOLDER / "listed").exists)
+            if os.fork() == 0:
+                (FOLDER / "left").write_text(str(os.getpid()))
+                time.sleep(300)
+            os._exit(0)
+        waits_for((FOLDER / "middle").exists)
+        return 0
+
+    def listing(path):
+        names = listdir(path)
+        if path == "/proc" and not (FOLDER / "listed").exists():
+            (FOLDER / "listed").touch()
+            stat = Path("/proc", (FOLDER / "middle").read_text(), "stat")
+            waits_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z")
+        return names
+
+    os.listdir = listing
+    sys.modules["entry_of_the_test"] = sys.modules["__main__"]
+    forkserver.main(["--entry", "entry_of_the_test:run", "--preload"])
+"""
+
+
+def test_what_forks_and_ends_while_it_is_looked_for_is_not_missed(tmp_path: Path) -> None:
+    request = {"id": 1, "request": "r", "out": "o", "log": str(tmp_path / "log"), "linger_s": 0.2}
+    script = [sys.executable, "-c", dedented(SERVER), str(tmp_path)]
+    with subprocess.Popen(script, stdin=PIPE, stdout=PIPE, text=True) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        told = {}
+        while "ended" not in told:
+            told = json.loads(server.stdout.readline())
+        server.stdin.close()  # which ends it
+    assert told["survivors"] == 1, (tmp_path / "log").read_text(encoding="utf-8")
+    left = (tmp_path / "left").read_text(encoding="utf-8")
+    assert not Path("/proc", left).exists()
