@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from pytest_gates.model.architecture import Architecture
-from pytest_gates.model.weights import Weights, refused
+from pytest_gates.model.weights import Weights, misfit, refused
 
 if TYPE_CHECKING:
     from gguf import GGUFReader, ReaderTensor
@@ -32,6 +32,17 @@ _BLOCK = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_KEYS = {
+    "hidden": "embedding_length",
+    "layers": "block_count",
+    "heads": "attention.head_count",
+    "kv_heads": "attention.head_count_kv",
+    "intermediate": "feed_forward_length",
+    "rope_theta": "rope.freq_base",
+    "norm_eps": "attention.layer_norm_rms_epsilon",
+    "context": "context_length",
+}
+"""What the file calls the fields of an architecture, after the name of its family."""
 _SUPPORTED = ("F32", "F16", "BF16", "Q8_0")
 
 
@@ -82,34 +93,39 @@ def _architecture(
     reader: GGUFReader, tensors: dict[str, ReaderTensor], place: str
 ) -> tuple[str, Architecture]:
     kind = _field(reader, "general.architecture", place)
-    if kind not in {"llama", "qwen2"}:
+    if kind not in ("llama", "qwen2"):  # whatever it is: a set would ask for its hash
         raise refused(f"{place}: unknown architecture {kind!r}; known are llama, qwen2")
 
     def said(key: str, default: Any = None) -> Any:
         return _field(reader, f"{kind}.{key}", place, default)
 
-    if said("rope.scaling.type", "none") != "none" or "rope_freqs.weight" in tensors:
+    scaled = said("rope.scaling.type", "none") != "none" or said("rope.scale_linear", 1.0) != 1.0
+    if scaled or "rope_freqs.weight" in tensors:
         raise refused(f"{place}: rope scaling is not supported")
     embedding = tensors.get("model.embed_tokens.weight")
     if embedding is None:
         raise refused(f"{place}: 1 tensor missing: model.embed_tokens.weight")
-    heads = said("attention.head_count")
+    sizes = {name: said(_KEYS[name]) for name in ("hidden", "layers", "heads", "intermediate")}
     try:
-        return kind, Architecture(
-            hidden=said("embedding_length"),
-            layers=said("block_count"),
-            heads=heads,
-            kv_heads=said("attention.head_count_kv", heads),
-            intermediate=said("feed_forward_length"),
+        architecture = Architecture(
+            **sizes,
+            kv_heads=said(_KEYS["kv_heads"], sizes["heads"]),
             vocab=int(embedding.shape[-1]),
-            rope_theta=said("rope.freq_base", 10_000.0),
-            norm_eps=said("attention.layer_norm_rms_epsilon", 1e-5),
+            rope_theta=said(_KEYS["rope_theta"], 10_000.0),
+            norm_eps=said(_KEYS["norm_eps"], 1e-5),
             tied="lm_head.weight" not in tensors,
             attention_bias=kind == "qwen2",
-            context=said("context_length", 0) or None,
+            context=said(_KEYS["context"], 0) or None,
         )
     except ValidationError as error:
-        raise refused(f"{place}: {error.errors()[0]['msg']}") from None
+        raise refused(f"{place}: {misfit(error, _KEYS)}") from None
+    rotated = said("rope.dimension_count", architecture.head_dim)
+    if rotated != architecture.head_dim:
+        raise refused(
+            f"{place}: rotates {rotated} of each head's {architecture.head_dim} channels; "
+            "only all of them are supported"
+        )
+    return kind, architecture
 
 
 def _field(reader: GGUFReader, key: str, place: str, default: Any = None) -> Any:

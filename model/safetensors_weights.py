@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pytest_gates.model.architecture import Architecture
-from pytest_gates.model.weights import Weights, refused
+from pytest_gates.model.weights import Weights, misfit, refused
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _SIZES = {
@@ -22,6 +22,13 @@ _SIZES = {
     "intermediate": "intermediate_size",
     "vocab": "vocab_size",
 }
+_KEYS = _SIZES | {
+    "kv_heads": "num_key_value_heads",
+    "norm_eps": "rms_norm_eps",
+    "tied": "tie_word_embeddings",
+    "context": "max_position_embeddings",
+}
+"""What `config.json` calls the fields of an architecture; others have one name."""
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
@@ -66,40 +73,58 @@ def architecture_of(config: Mapping[str, Any], place: str) -> Architecture:
         RunRefusedError: CONFIG_REFUSED, it is none that the forward path can carry out.
     """
     kind = config.get("model_type")
-    if kind not in {"llama", "qwen2"}:
+    if kind not in ("llama", "qwen2"):  # whatever it is: a set would ask for its hash
         raise refused(f"{place}: unknown architecture {kind!r}; known are llama, qwen2")
+    rope = _rope(config, place)
     _refuse_variants(config, place)
     missing = [key for key in _SIZES.values() if config.get(key) is None]
     if missing:
         raise refused(f"{place}: config.json has no {', '.join(missing)}")
-    rope = config.get("rope_parameters") or {}
     try:
         architecture = Architecture(
             **{name: config[key] for name, key in _SIZES.items()},
             kv_heads=config.get("num_key_value_heads") or config["num_attention_heads"],
-            rope_theta=config.get("rope_theta") or rope.get("rope_theta") or 10_000.0,
+            rope_theta=rope.get("rope_theta") or config.get("rope_theta") or 10_000.0,
             norm_eps=config.get("rms_norm_eps", 1e-6),
             tied=config.get("tie_word_embeddings", False),
             attention_bias=kind == "qwen2",
             context=config.get("max_position_embeddings"),
         )
     except ValidationError as error:
-        found = error.errors()[0]
-        raise refused(f"{place}: config.json: {found['msg']}") from None
+        raise refused(f"{place}: config.json: {misfit(error, _KEYS)}") from None
     head_dim = config.get("head_dim") or architecture.head_dim
     if head_dim != architecture.head_dim:
         raise refused(
-            f"{place}: heads of {head_dim}, hidden / heads is {architecture.head_dim}; "
+            f"{place}: heads of {head_dim!r}, hidden / heads is {architecture.head_dim}; "
             "only that is supported"
         )
     return architecture
 
 
+def _rope(config: Mapping[str, Any], place: str) -> Mapping[str, Any]:
+    """What the config says of the rotation, under either of its two names; none but the plain one.
+
+    Raises:
+        RunRefusedError: CONFIG_REFUSED, another rotation than that of the forward path.
+    """
+    said: dict[str, Any] = {}
+    for key in ("rope_parameters", "rope_scaling"):
+        found = config.get(key) or {}
+        if not isinstance(found, dict):
+            raise refused(f"{place}: config.json: {key} is no object")
+        if any(isinstance(value, dict) for value in found.values()):
+            raise refused(f"{place}: a rotation for each kind of layer is not supported")
+        scaling = found.get("rope_type") or found.get("type") or "default"
+        if scaling != "default":
+            raise refused(f"{place}: rope scaling {scaling!r} is not supported")
+        said |= found
+    if said.get("partial_rotary_factor", config.get("partial_rotary_factor")) not in (None, 1):
+        raise refused(f"{place}: a rotation of a part of each head is not supported")
+    return said
+
+
 def _refuse_variants(config: Mapping[str, Any], place: str) -> None:
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    scaling = rope.get("rope_type") or rope.get("type") or "default"
     variants = {
-        f"rope scaling {scaling!r}": scaling != "default",
         f"activation {config.get('hidden_act')!r}": config.get("hidden_act", "silu") != "silu",
         "a bias in the feed-forward layer": bool(config.get("mlp_bias")),
         "a bias in the attention of a Llama": bool(config.get("attention_bias")),
@@ -115,7 +140,10 @@ def _files(path: Path, place: str) -> list[Path]:
         return [path]
     if (path / _INDEX).exists():
         index = _json(path / _INDEX, place)
-        names = sorted({str(name) for name in index.get("weight_map", {}).values()})
+        where = index.get("weight_map")
+        if not isinstance(where, dict):
+            raise refused(f"{place}: {_INDEX} has no weight_map")
+        names = sorted({str(name) for name in where.values()})
         for name in names:
             if Path(name).name != name or not (path / name).is_file():
                 raise refused(f"{place}: {_INDEX} names {name}, which is not there")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from pytest_gates.model.architecture import Architecture
@@ -18,6 +19,7 @@ from pytest_gates.model.telemetry import RunRefusedError
 from pytest_gates.model.transformer import Transformer, empty
 
 _SHOWN = 4
+_MAGIC = b"GGUF"
 _DERIVED = "rotary_emb.inv_freq"  # old Llama checkpoints keep a table that follows from rope_theta
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
@@ -52,7 +54,7 @@ def open_weights(root: Path, location: str) -> Weights:
         OSError: a file cannot be read.
     """
     path = inside(root, location, "weights")
-    if path.suffix == ".gguf":
+    if _is_gguf(path):
         from pytest_gates.model.gguf_weights import open_gguf  # noqa: PLC0415 - an extra
 
         weights = open_gguf(path, location)
@@ -62,6 +64,16 @@ def open_weights(root: Path, location: str) -> Weights:
         weights = open_safetensors(path, location)
     _refuse_other_tensors(weights)
     return weights
+
+
+def _is_gguf(path: Path) -> bool:
+    """By its name or, since caches name files by their hash, by its first bytes."""
+    if not path.is_file():
+        return False
+    if path.suffix.lower() == ".gguf":
+        return True
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
 
 
 def inside(root: Path, location: str, what: str) -> Path:
@@ -76,7 +88,16 @@ def inside(root: Path, location: str, what: str) -> Path:
             raise refused(f"{what} {location}: {part} is a symbolic link")
     if not path.exists():
         raise refused(f"{what} {location}: there is no such file or folder")
+    if not (path.is_file() or path.is_dir()):
+        raise refused(f"{what} {location}: is neither a file nor a folder")
     return path
+
+
+def misfit(error: ValidationError, names: Mapping[str, str]) -> str:
+    """What does not fit of an architecture, in one line, by the name that the checkpoint uses."""
+    found = error.errors()[0]
+    field = str(found["loc"][0]) if found["loc"] else None
+    return found["msg"] if field is None else f"{names.get(field, field)}: {found['msg']}"
 
 
 def loaded(weights: Weights, device: torch.device, dtype: torch.dtype) -> Transformer:
