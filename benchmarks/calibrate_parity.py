@@ -20,6 +20,7 @@ from torch import Tensor
 from pytest_gates.model.config import Architecture
 from pytest_gates.model.forward import ForwardPath
 from pytest_gates.model.parity import Forced, Reference, compare_gradients
+from pytest_gates.model.prompt import Input
 from pytest_gates.model.slots import SLOTS
 from pytest_gates.model.transformer import Transformer, initialised
 
@@ -80,7 +81,8 @@ def main() -> None:
                     parameter.mul_(gain)
             for length in LENGTHS:
                 tokens = [i * 37 % 250 for i in range(length)]
-                reference = Reference(clean.architecture, clean.get_parameter, tuple(tokens), CPU)
+                given = Input.of(tokens)
+                reference = Reference(clean.architecture, clean.get_parameter, given, CPU)
                 slots, gradients = reference.slots(), reference.gradients()
                 for name, dtype, model in kinds(clean):
                     path = ForwardPath(model, CPU, dtype)
@@ -90,7 +92,7 @@ def main() -> None:
                         own[name][slot] = max(own[name][slot], error)
                     # Scaled up threefold, a deep model is chaotic backwards: no scale to go by.
                     for one in (
-                        [] if gain != 1 else compare_gradients(path.gradients(tokens), gradients)
+                        [] if gain != 1 else compare_gradients(path.gradients(given), gradients)
                     ):
                         kind = one.name.split(".")[-2]
                         gradient[name][kind] = max(gradient[name][kind], one.rel_l2)

@@ -20,6 +20,7 @@ from pytest_gates.checks.tolerances import OWN_ERROR
 from pytest_gates.model.config import Architecture
 from pytest_gates.model.forward import ForwardPath
 from pytest_gates.model.parity import Distances, Reference
+from pytest_gates.model.prompt import Input
 from pytest_gates.model.transformer import initialised
 
 SHAPES = (
@@ -43,7 +44,8 @@ def main() -> None:
                     parameter.mul_(gain)
             for length in LENGTHS:
                 tokens = [i * 37 % 250 for i in range(length)]
-                reference = Reference(clean.architecture, clean.get_parameter, tuple(tokens), CPU)
+                given = Input.of(tokens)
+                reference = Reference(clean.architecture, clean.get_parameter, given, CPU)
                 expected = reference.slots()
                 for name, dtype, model in kinds(clean):
                     look = Distances(expected)

@@ -74,7 +74,7 @@ def say_model(
         "tied", model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
     )
     writer.fact("parameter_dtype", ",".join(sorted({dtype_name(p.dtype) for p in parameters})))
-    writer.fact("compute_dtype", dtype_name(compute_dtype(run.dtype, device)))
+    writer.fact("compute_dtype", dtype_name(compute_dtype(run.matmul_dtype, device)))
     writer.fact("param_sha256_initial", parameter_sha256(model))
     say_architecture(model, model.architecture, writer)
     writer.event("model_built", parameters=count)

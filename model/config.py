@@ -30,6 +30,7 @@ from pytest_gates.model.declared import (
 )
 from pytest_gates.model.forward_settings import Against, Decode
 from pytest_gates.model.launch import Launch
+from pytest_gates.model.misfit import MisfitError
 from pytest_gates.model.pretrain import PretrainRun, Resume
 from pytest_gates.model.searches import (
     Causality,
@@ -62,7 +63,8 @@ class ForwardRun(Modelled):
     prompt: Annotated[StrictStr, Field(min_length=1, max_length=100_000)] = "def main():\n"
     """Text that is fed."""
     parameter_dtype: Literal["fp32", "bf16"] = "fp32"
-    """Type the parameters are held in; under fp32, `dtype` casts for each matmul."""
+    """Type the parameters are held in: fp32, which `dtype` casts for each matmul, or bf16, which
+    leaves no other type to the matmuls."""
     compiled: StrictBool = False
     """Whether torch.compile compiles each block, slots included."""
     properties: tuple[ModelProperty, ...] = ()
@@ -80,9 +82,19 @@ class ForwardRun(Modelled):
             raise ValueError("give either model or weights")
         if self.architecture is not None and self.tokenizer in {None, "bytes"}:
             _refuse_bytes(self.architecture.vocab)
+        if (self.dtype, self.parameter_dtype) == ("fp32", "bf16"):
+            raise MisfitError(
+                "parameters held in bf16 are multiplied in bf16; `dtype: fp32` needs them in fp32",
+                "parameter_dtype",
+            )
         if self.compiled and self.properties:
             raise ValueError("properties are searched with many lengths; compiled is for one")
         return self
+
+    @property
+    def matmul_dtype(self) -> Literal["auto", "bf16", "fp32"]:
+        """See `Modelled.matmul_dtype`: nothing casts parameters that are held in bf16."""
+        return "bf16" if self.parameter_dtype == "bf16" else self.dtype
 
     @property
     def architecture(self) -> Architecture | None:

@@ -59,6 +59,11 @@ class Modelled(Executed):
     deterministic: StrictBool = False
     """Only deterministic kernels, at some cost in speed."""
 
+    @property
+    def matmul_dtype(self) -> Literal["auto", "bf16", "fp32"]:
+        """What the matmuls are computed in, `auto` left to the device."""
+        return self.dtype
+
 
 class DeclaredShape(Settings):
     """What is trained, and in what sizes: what floors and windows are computed from."""

@@ -25,6 +25,7 @@ from pytest_gates.model.clock import CudaClock
 from pytest_gates.model.compiled import CompiledBlocks
 from pytest_gates.model.config import ForwardRun, Request
 from pytest_gates.model.control import Control
+from pytest_gates.model.oracle import Weight
 from pytest_gates.model.parity import (
     Distances,
     Forced,
@@ -32,11 +33,11 @@ from pytest_gates.model.parity import (
     compare_gradients,
     shape_difference,
 )
-from pytest_gates.model.prompt import Fed, fed, refuse_unfit
+from pytest_gates.model.prompt import Fed, Input, fed, refuse_unfit
 from pytest_gates.model.seams import CLEAN, Seams
 from pytest_gates.model.slot_statistics import SlotStatistics
 from pytest_gates.model.transformer import Observe, Transformer, attention_backend
-from pytest_gates.model.weights import Weights, open_weights
+from pytest_gates.model.weights import Weights, open_weights, refused
 from pytest_gates.model.writer import TelemetryWriter
 
 
@@ -55,26 +56,27 @@ def run(request: Request, device: torch.device, writer: TelemetryWriter, seams: 
     weights = None if declared.weights is None else open_weights(root, declared.weights)
     shape = declared.architecture if weights is None else weights.architecture
     assert shape is not None
-    given = fed(declared.prompt, declared.tokenizer, weights.tokenizer if weights else None, root)
-    refuse_unfit(given, shape, declared.decode.tokens if declared.decode else 0)
+    prompt = fed(declared.prompt, declared.tokenizer, weights.tokenizer if weights else None, root)
+    refuse_unfit(prompt, shape, declared.decode)
     model = assembled(declared, weights, device, writer, seams)
-    say_prompt(given, writer)
-    dtype = compute_dtype(declared.dtype, device)
+    say_prompt(prompt, writer)
+    dtype = compute_dtype(declared.matmul_dtype, device)
     backend = seams.attention(attention_backend(shape, device, dtype))
     writer.fact("attention_backend", backend.name)
     path = ForwardPath(model, device, dtype, backend)
     if declared.compiled:
         model.model.run_block = CompiledBlocks()
-    tokens = seams.fed(given.tokens)
+    tokens = seams.fed(prompt.tokens)
+    given = Input(tokens, tuple(seams.positions(len(tokens))))
     seams.before_step(0)
-    slots = look(path, tokens, writer, sketch=declared.sketch)
+    slots = look(path, given, writer, sketch=declared.sketch)
     if declared.against is None:
         slots.write(writer)
     else:
-        other = _reference(declared, weights, given, root=root, device=device, writer=writer)
-        compare(path, slots, tokens, other, writer)
+        other = _reference(declared, weights, prompt, root=root, device=device, writer=writer)
+        compare(path, slots, given, other, writer)
         if declared.against.backward:
-            compare_backward(path, tokens, other, writer)
+            compare_backward(path, given, other, writer)
     if declared.properties:
         search_properties(path, declared, writer, request.known, seams)
     if declared.decode is not None:
@@ -97,6 +99,13 @@ class ForwardPath:
     def __call__(self, tokens: Sequence[int], observe: Observe | None = None) -> Tensor:
         """Logits of shape (T, V), on the device, for T tokens."""
         return self.batch([tokens], observe)[0]
+
+    def feed(self, given: Input, observe: Observe | None = None) -> Tensor:
+        """The same at the positions that are given."""
+        return self.batch([given.tokens], observe, positions=self._at(given))[0]
+
+    def _at(self, given: Input) -> Tensor:
+        return torch.tensor(given.positions, device=self.device)
 
     @torch.no_grad()
     def batch(
@@ -130,12 +139,12 @@ class ForwardPath:
             p.dtype != self.dtype for p in self.model.parameters()
         )
 
-    def gradients(self, tokens: Sequence[int]) -> dict[str, Tensor]:
+    def gradients(self, given: Input) -> dict[str, Tensor]:
         """Gradients of the mean next-token loss, by parameter, of one sequence."""
-        batch = torch.tensor([tokens], dtype=torch.int64, device=self.device)
+        batch = torch.tensor([given.tokens], dtype=torch.int64, device=self.device)
         self.model.zero_grad()
         with torch.enable_grad(), self.context():
-            logits = self.model(batch)[0]
+            logits = self.model(batch, positions=self._at(given))[0]
         torch.autograd.backward(F.cross_entropy(logits[:-1].float(), batch[0, 1:]))
         # A parameter that the loss never reached has a gradient too: zero.
         found = {
@@ -146,15 +155,15 @@ class ForwardPath:
         return found
 
 
-def say_prompt(given: Fed, writer: TelemetryWriter) -> None:
+def say_prompt(given: Fed, writer: TelemetryWriter, side: str = "") -> None:
     """Say what tokenised the prompt: `tokenizer`, `tokenizer_vocab` and `tokenizer_sha256`."""
-    writer.fact("tokenizer", given.tokenizer)
-    writer.fact("tokenizer_vocab", given.vocab)
-    writer.fact("tokenizer_sha256", given.sha256)
+    writer.fact(f"{side}tokenizer", given.tokenizer)
+    writer.fact(f"{side}tokenizer_vocab", given.vocab)
+    writer.fact(f"{side}tokenizer_sha256", given.sha256)
 
 
 def look(
-    path: ForwardPath, tokens: Sequence[int], writer: TelemetryWriter, *, sketch: bool = False
+    path: ForwardPath, given: Input, writer: TelemetryWriter, *, sketch: bool = False
 ) -> SlotStatistics:
     """Feed one sequence under observation, and say the facts of the pass.
 
@@ -164,8 +173,9 @@ def look(
     ln(vocabulary) for a fresh model, and None for a single token, which has no next one.
     """
     slots = SlotStatistics(sketch=sketch)
-    logits = path(tokens, slots).float()  # T V
-    _say_fed("", tokens, writer)
+    tokens = given.tokens
+    logits = path.feed(given, slots).float()  # T V
+    _say_fed("", given, writer)
     writer.fact("shapes_sha256", slots.shapes_sha256)
     writer.fact("logits_sha256", _sha256(logits))
     following = torch.tensor(tokens)[1:].to(logits.device)
@@ -174,42 +184,51 @@ def look(
     return slots
 
 
-def _say_fed(side: str, tokens: Sequence[int], writer: TelemetryWriter) -> None:
-    writer.fact(f"{side}tokens", len(tokens))
-    writer.fact(f"{side}tokens_sha256", _sha256(torch.tensor(tokens)))
-    writer.fact(f"{side}positions_sha256", _sha256(torch.arange(len(tokens))))
+def _say_fed(side: str, given: Input, writer: TelemetryWriter) -> None:
+    writer.fact(f"{side}tokens", len(given.tokens))
+    writer.fact(f"{side}tokens_sha256", _sha256(torch.tensor(given.tokens)))
+    writer.fact(f"{side}positions_sha256", _sha256(torch.tensor(given.positions)))
 
 
 def _reference(
     declared: ForwardRun,
     own: Weights | None,
-    given: Fed,
+    prompt: Fed,
     *,
     root: Path,
     device: torch.device,
     writer: TelemetryWriter,
 ) -> Reference:
-    """The other side: weights and tokenizer of its own, or the run's, before any fault."""
+    """The other side: weights and tokenizer of its own, or the run's, before any fault.
+
+    Facts: what `say_prompt` says, and `reference_weight_types`.
+    """
     against = declared.against
     assert against is not None
     weights = own if against.weights is None else open_weights(root, against.weights)
-    if against.weights is None and against.tokenizer is None:
-        tokens = given
+    beside = None if against.weights is None or weights is None else weights.tokenizer
+    if against.tokenizer is None and beside is None:
+        its_prompt = prompt
     else:
-        beside = weights.tokenizer if weights is not None else None
-        tokens = fed(declared.prompt, against.tokenizer, beside, root)
+        its_prompt = fed(declared.prompt, against.tokenizer, beside, root)
+    say_prompt(its_prompt, writer, "reference_")
+    weight: Weight
     if weights is None:
         clean = from_seed(declared, device, declared.seed)
-        return Reference(clean.architecture, clean.get_parameter, tokens.tokens, device)
-    refuse_unfit(tokens, weights.architecture)
-    writer.fact("reference_weight_types", ",".join(sorted(weights.types)))
-    return Reference(weights.architecture, weights.read, tokens.tokens, device)
+        shape, weight = clean.architecture, clean.get_parameter
+    else:
+        shape, weight = weights.architecture, weights.read
+        writer.fact("reference_weight_types", ",".join(sorted(weights.types)))
+    refuse_unfit(its_prompt, shape)
+    if against.backward and len(its_prompt.tokens) == 1:
+        raise refused("the prompt is a single token: no next one, no loss, and no gradients")
+    return Reference(shape, weight, Input.of(its_prompt.tokens), device)
 
 
 def compare(
     path: ForwardPath,
     slots: SlotStatistics,
-    tokens: Sequence[int],
+    given: Input,
     reference: Reference,
     writer: TelemetryWriter,
 ) -> None:
@@ -222,16 +241,16 @@ def compare(
     """
     expected = reference.slots()
     different, digest = shape_difference(slots, expected)
-    _say_fed("reference_", reference.tokens, writer)
+    _say_fed("reference_", reference.fed, writer)
     writer.fact("reference_shapes_sha256", digest)
     writer.fact("reference_logits_sha256", _sha256(expected[-1, "logits"].float()))
     writer.fact("shape_difference", different)
-    if different is not None or tuple(tokens) != reference.tokens:
+    if different is not None or given != reference.fed:
         slots.write(writer)
         return
     free, forced = Distances(expected), Forced(expected)
-    path(tokens, free)
-    path(tokens, forced)
+    path.feed(given, free)
+    path.feed(given, forced)
     inherited, own = free.read(), forced.read()
     for row in slots.rows():
         place = (int(row["layer"]), str(row["slot"]))
@@ -239,12 +258,12 @@ def compare(
 
 
 def compare_backward(
-    path: ForwardPath, tokens: Sequence[int], reference: Reference, writer: TelemetryWriter
+    path: ForwardPath, given: Input, reference: Reference, writer: TelemetryWriter
 ) -> None:
     """Say each parameter's gradient as a slot `grad <name>`, in the order of a backward pass."""
-    if tuple(tokens) != reference.tokens or path.model.architecture != reference.architecture:
+    if given != reference.fed or path.model.architecture != reference.architecture:
         return
-    found = path.gradients(tokens)
+    found = path.gradients(given)
     slots = SlotStatistics()
     compared = compare_gradients(found, reference.gradients())
     for gradient in compared:

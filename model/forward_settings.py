@@ -15,7 +15,7 @@ class Against(Settings):
     weights: StrictStr | None = None
     """Weights of the reference; left out: the run's own parameters, as they were built."""
     tokenizer: StrictStr | None = None
-    """Tokenizer of the reference, as a run's `tokenizer`."""
+    """Tokenizer of the reference; left out: the one beside its weights, else the run's own."""
     backward: StrictBool = False
     """Whether the gradients of the prompt's loss are compared too."""
 

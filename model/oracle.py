@@ -21,13 +21,16 @@ Weight = Callable[[str], Tensor]
 """A parameter by its Hugging Face name, in float64."""
 
 
-def oracle(shape: Architecture, weight: Weight, tokens: Tensor) -> dict[Place, Tensor]:
+def oracle(
+    shape: Architecture, weight: Weight, tokens: Tensor, positions: Tensor
+) -> dict[Place, Tensor]:
     """Every slot of one sequence of T tokens, in the order of a pass; differentiable.
 
     Args:
         shape: the architecture.
         weight: hands out the parameters.
         tokens: T, on the device to compute on.
+        positions: T, where each of them lies for the rotation.
 
     Returns:
         Each slot in the shape in which the forward path shows it, with a batch of 1.
@@ -35,7 +38,7 @@ def oracle(shape: Architecture, weight: Weight, tokens: Tensor) -> dict[Place, T
     seen: dict[Place, Tensor] = {}
     x = weight("model.embed_tokens.weight")[tokens][None]  # 1 T C
     for layer in range(shape.layers):
-        x = _block(shape, weight, layer, x, seen)
+        x = _block(shape, weight, layer, x, positions, seen)
     final = _normed(x, weight("model.norm.weight"), shape)
     seen[-1, "final_norm"] = final
     head = "model.embed_tokens.weight" if shape.tied else "lm_head.weight"
@@ -43,8 +46,13 @@ def oracle(shape: Architecture, weight: Weight, tokens: Tensor) -> dict[Place, T
     return seen
 
 
-def _block(
-    shape: Architecture, weight: Weight, layer: int, x: Tensor, seen: dict[Place, Tensor]
+def _block(  # noqa: PLR0917 - what a block is made of
+    shape: Architecture,
+    weight: Weight,
+    layer: int,
+    x: Tensor,
+    positions: Tensor,
+    seen: dict[Place, Tensor],
 ) -> Tensor:
     at = f"model.layers.{layer}."
 
@@ -59,8 +67,8 @@ def _block(
 
     normed = keep("attn_norm", _normed(x, weight(at + "input_layernorm.weight"), shape))
     q, k, v = (keep(name, project(f"self_attn.{name}_proj", normed)) for name in "qkv")
-    q = keep("q_rope", _rotated(_heads(q, shape), shape))
-    k = keep("k_rope", _rotated(_heads(k, shape), shape))
+    q = keep("q_rope", _rotated(_heads(q, shape), positions, shape))
+    k = keep("k_rope", _rotated(_heads(k, shape), positions, shape))
     mixed = keep("attn_out", _attended(q, k, _heads(v, shape)))
     x = keep("residual_mid", x + keep("attn_proj", project("self_attn.o_proj", mixed)))
     after = _normed(x, weight(at + "post_attention_layernorm.weight"), shape)
@@ -82,12 +90,12 @@ def _heads(x: Tensor, shape: Architecture) -> Tensor:
     return torch.stack(x.view(*x.shape[:2], -1, shape.head_dim).unbind(-2), dim=1)
 
 
-def _rotated(x: Tensor, shape: Architecture) -> Tensor:
+def _rotated(x: Tensor, positions: Tensor, shape: Architecture) -> Tensor:
     """RoPE (arXiv:2104.09864, equation 13) over pairs (i, i + D/2): 1 N T D -> the same."""
-    T, half = x.shape[2], shape.head_dim // 2
+    half = shape.head_dim // 2
     pair = torch.arange(half, dtype=torch.float64, device=x.device)
     frequency = float(shape.rope_theta) ** (-2 * pair / shape.head_dim)
-    angle = torch.outer(torch.arange(T, dtype=torch.float64, device=x.device), frequency)
+    angle = torch.outer(positions.double(), frequency)
     turned = torch.complex(x[..., :half], x[..., half:]) * torch.polar(
         torch.ones_like(angle), angle
     )

@@ -8,7 +8,7 @@ every slot is recomputed from the reference's inputs: what is left is the slot's
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,12 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pytest_gates.model.architecture import Architecture
-from pytest_gates.model.oracle import Place, oracle
+from pytest_gates.model.oracle import Place, Weight, oracle
+from pytest_gates.model.prompt import Input
 from pytest_gates.model.slot_statistics import SlotStatistics
-from pytest_gates.model.transformer import Observe
-
-Pass = Callable[[Sequence[int], Observe], Tensor]
-"""The path: tokens and observer -> logits T V."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +28,19 @@ class Reference:
     architecture: Architecture
     weight: Callable[[str], Tensor]
     """A parameter by its Hugging Face name, in whatever type it is kept."""
-    tokens: tuple[int, ...]
+    fed: Input
     device: torch.device
 
     def slots(self) -> dict[Place, Tensor]:
         """Every slot of the oracle, in float64."""
         with torch.no_grad():
-            return oracle(self.architecture, self._double, self._fed)
+            return self._seen(self._double)
 
-    @property
-    def _fed(self) -> Tensor:
-        return torch.tensor(self.tokens, device=self.device)
+    def _seen(self, weight: Weight) -> dict[Place, Tensor]:
+        tokens, positions = (
+            torch.tensor(side, device=self.device) for side in (self.fed.tokens, self.fed.positions)
+        )
+        return oracle(self.architecture, weight, tokens, positions)
 
     def _double(self, name: str) -> Tensor:
         return self.weight(name).to(self.device, torch.float64)
@@ -55,8 +54,9 @@ class Reference:
                 leaves[name] = self._double(name).detach().requires_grad_()
             return leaves[name]
 
-        logits = oracle(self.architecture, leaf, self._fed)[-1, "logits"][0]
-        torch.autograd.backward(F.cross_entropy(logits[:-1], self._fed[1:]))
+        logits = self._seen(leaf)[-1, "logits"][0]
+        following = torch.tensor(self.fed.tokens[1:], device=self.device)
+        torch.autograd.backward(F.cross_entropy(logits[:-1], following))
         found = {}
         for name, value in leaves.items():
             assert value.grad is not None, name

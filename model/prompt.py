@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_gates.model.architecture import Architecture
-from pytest_gates.model.config import BYTES_VOCAB
+from pytest_gates.model.config import BYTES_VOCAB, Decode
 from pytest_gates.model.weights import inside, refused
 
 
@@ -19,9 +20,22 @@ class Fed:
     tokenizer: str
     """`bytes` or the file's name."""
     vocab: int
-    """Ids that the tokenizer can produce."""
+    """One more than the highest id that the tokenizer can produce."""
     sha256: str | None
     """Of the tokenizer's file."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a path is fed; sides are compared only where it is the same."""
+
+    tokens: tuple[int, ...]
+    positions: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokens: Sequence[int]) -> Input:
+        """Tokens at the positions from 0 on."""
+        return cls(tuple(tokens), tuple(range(len(tokens))))
 
 
 def fed(prompt: str, tokenizer: str | None, beside: Path | None, root: Path) -> Fed:
@@ -53,26 +67,29 @@ def fed(prompt: str, tokenizer: str | None, beside: Path | None, root: Path) -> 
     return Fed(
         tokens,
         file.name,
-        read.get_vocab_size(with_added_tokens=True),
+        max(read.get_vocab(with_added_tokens=True).values()) + 1,
         hashlib.sha256(content).hexdigest(),
     )
 
 
-def refuse_unfit(given: Fed, architecture: Architecture, generated: int = 0) -> None:
+def refuse_unfit(given: Fed, architecture: Architecture, decode: Decode | None = None) -> None:
     """Refuse a tokenizer of another vocabulary, and a prompt longer than the context.
+
+    What is generated counts, and so does a prompt that is repeated to a length for it.
 
     Raises:
         RunRefusedError: CONFIG_REFUSED, with both numbers.
     """
     if given.vocab > architecture.vocab:
         raise refused(
-            f"tokenizer {given.tokenizer} has {given.vocab} ids, "
+            f"tokenizer {given.tokenizer} has ids up to {given.vocab - 1}, "
             f"the model's vocabulary only {architecture.vocab}"
         )
-    length = len(given.tokens) + generated
-    if architecture.context is not None and length > architecture.context:
+    prompt, generated = len(given.tokens), 0
+    if decode is not None:
+        prompt, generated = max(prompt, decode.prefill), decode.tokens
+    if architecture.context is not None and prompt + generated > architecture.context:
         extra = f" and {generated} to generate" if generated else ""
         raise refused(
-            f"the prompt has {len(given.tokens)} tokens{extra}, "
-            f"the model's context is {architecture.context}"
+            f"the prompt has {prompt} tokens{extra}, the model's context is {architecture.context}"
         )

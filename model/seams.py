@@ -80,6 +80,8 @@ class Seams:
     """Called once with the model as built, before anything is said of it."""
     fed: Callable[[tuple[int, ...]], tuple[int, ...]] = lambda tokens: tokens
     """The tokens a forward path is fed, given those of the prompt."""
+    positions: Callable[[int], Sequence[int]] = range
+    """The positions of so many tokens, as a forward path is fed them."""
     edit_optimizer: Callable[[torch.optim.Optimizer], None] = _nothing
     """Called once with the optimizer as built."""
     attention: Callable[[SDPBackend], SDPBackend] = lambda backend: backend

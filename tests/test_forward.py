@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from builders import evidence
+from pydantic import ValidationError
 from torch import Tensor
 from torch.nn.functional import log_softmax, scaled_dot_product_attention
 
@@ -208,6 +209,13 @@ def test_a_single_token_has_no_loss(tmp_path: Path) -> None:
     facts = _facts(_forward(tmp_path / "out", prompt="x"))
     assert facts["tokens"] == 1
     assert facts["prompt_loss"] is None
+
+
+def test_parameters_held_in_bf16_are_multiplied_in_it_and_that_is_said(tmp_path: Path) -> None:
+    facts = _facts(_forward(tmp_path / "out", parameter_dtype="bf16"))
+    assert (facts["parameter_dtype"], facts["compute_dtype"]) == ("bfloat16", "bfloat16")
+    with pytest.raises(ValidationError, match="held in bf16 are multiplied in bf16"):
+        _declared(parameter_dtype="bf16", dtype="fp32")
 
 
 def test_tied_weights_and_bf16_are_said_as_they_are(tmp_path: Path) -> None:

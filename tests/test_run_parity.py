@@ -11,6 +11,7 @@ from checkpoints import gguf_of, saved
 from loading import refused
 from project import Project, dedented
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
 
 from pytest_gates.model.sketch import sketches
 
@@ -123,6 +124,42 @@ def test_another_input_is_refused_with_the_difference(project: Project) -> None:
         "shapes differ: layer 0 attn_norm of 768 elements against layer 0 attn_norm of 1536",
     ):
         assert f"trace_parity: INCONCLUSIVE: {why}" in result.stdout.str()
+
+
+def test_two_tokenizers_are_named_where_the_tokens_differ(project: Project, made: Path) -> None:
+    shutil.copytree(made / "m", project.root / "m")
+    shutil.copy(made / "F32.gguf", project.root / "m.gguf")
+    words = {f"w{number}": number for number in range(300)}
+    Tokenizer(models.WordLevel(words, unk_token="w0")).save(str(project.root / "m/tokenizer.json"))  # noqa: S106 - a token, no secret
+    more = (
+        "  same: {from: gguf, tokenizer: m/tokenizer.json}\n"
+        "  beside: {from: gguf, weights: m, against: {weights: m.gguf}}\n"
+    )
+    project.contract(
+        dedented(FIVE_LINES).replace("gates:\n", more + "gates:\n")
+        + _gate("G-SAME", "same", "safetensors")
+        + "  - {id: G-BESIDE, run: beside, checks: [{kind: trace_parity}], verdict: pending}\n"
+    )
+    result = project.run()
+    # A file that has no tokenizer beside it is fed the run's own tokens.
+    assert _verdicts(result) == {"G-GGUF": "INCONCLUSIVE", "G-SAME": "PASS", "G-BESIDE": "PASS"}
+    told = "12 tokens were fed to gguf, 1 to safetensors (tokenizers: bytes and tokenizer.json "
+    assert told in result.stdout.str()
+
+
+def test_gradients_beside_a_run_are_no_obstacle(project: Project) -> None:
+    """They have no sketch, for they are compared with the run's own reference alone."""
+    project.contract(
+        dedented("""
+        runs:
+          sound: {driver: forward, device: cpu, model: llama-1m, sketch: true}
+          fp32: {from: sound, against: {backward: true}}
+          bf16: {from: fp32, dtype: bf16}
+        gates:
+        """)
+        + _gate("G-TWO", "bf16", "fp32")
+    )
+    assert _verdicts(project.run()) == {"G-TWO": "PASS"}
 
 
 SABOTAGED = """

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from sealed import H200
+from tokenizers import Tokenizer, models
 
 from pytest_gates.checks.base import Outcome, Verdict
+from pytest_gates.checks.slots import slots_of
 from pytest_gates.checks.trace_parity import SameInput, TraceParity
 from pytest_gates.evidence import Evidence
 from pytest_gates.evidence_store import read_evidence, seal
@@ -17,6 +19,7 @@ from pytest_gates.model import forward
 from pytest_gates.model.config import ForwardRun, Request
 from pytest_gates.model.faults.path import PATH_FAULTS
 from pytest_gates.model.sabotage import seams_for
+from pytest_gates.model.telemetry import RunRefusedError
 from pytest_gates.model.writer import TelemetryWriter
 
 TINY = {"hidden": 64, "layers": 3, "heads": 4, "kv_heads": 2, "intermediate": 96, "vocab": 256}
@@ -51,9 +54,10 @@ def _parity(of: Evidence, **said: Any) -> Outcome:
         {},
         {"dtype": "bf16"},
         {"dtype": "bf16", "parameter_dtype": "bf16"},
+        {"parameter_dtype": "bf16"},
         {"model": TINY | {"tied": True, "attention_bias": True}},
     ],
-    ids=["fp32", "bf16", "pure bf16", "tied with biases"],
+    ids=["fp32", "bf16", "pure bf16", "bf16 as held", "tied with biases"],
 )
 def test_a_sound_path_agrees_forward_and_backward(tmp_path: Path, said: dict[str, Any]) -> None:
     evidence = _run(tmp_path, **said)
@@ -99,6 +103,45 @@ def test_one_side_fed_fewer_tokens_is_refused_and_told(tmp_path: Path) -> None:
     assert _parity(evidence, direction="backward").verdict is Verdict.INCONCLUSIVE
 
 
+def test_positions_are_those_that_were_fed(tmp_path: Path) -> None:
+    """Logits do not show a shift, which is what makes it dangerous beside a cache."""
+    evidence = _run(tmp_path, {"fault": "shifted_positions", "by": 3})
+    assert evidence.main.facts["tokens_sha256"] == evidence.main.facts["reference_tokens_sha256"]
+    outcome = _parity(evidence)
+    assert outcome.verdict is Verdict.INCONCLUSIVE
+    assert outcome.summary == "18 positions on both sides, but not the same ones"
+    same = SameInput(kind="same_input").evaluate(evidence)
+    assert (same.verdict, same.slot) == (Verdict.FAIL, "positions")
+    assert _parity(evidence, direction="backward").verdict is Verdict.INCONCLUSIVE
+    path, clean = (
+        {one.at: one.figures for one in slots_of(run)} for run in (evidence, _run(tmp_path / "c"))
+    )
+    assert path["logits"]["std"] == pytest.approx(clean["logits"]["std"], rel=1e-6)
+    turned = [one["layer 0 q_rope"]["mean"] for one in (path, clean)]
+    assert turned[0] != pytest.approx(turned[1], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"prompt": "x"}, "the prompt is a single token: no next one, no loss, and no gradients"),
+        ({"against": {"tokenizer": "big.json"}}, "big.json has ids up to 999, the model's voc"),
+    ],
+    ids=["a single token", "another vocabulary"],
+)
+def test_a_reference_that_cannot_be_fed_is_refused(
+    tmp_path: Path, said: dict[str, Any], why: str
+) -> None:
+    words = {f"w{number}": number for number in range(1000)}
+    Tokenizer(models.WordLevel(words, unk_token="w999")).save(str(tmp_path / "big.json"))  # noqa: S106 - a token, no secret
+    with pytest.raises(RunRefusedError, match=why):
+        _run(tmp_path, **said)
+
+
+def test_a_single_token_is_compared_forward(tmp_path: Path) -> None:
+    assert _parity(_run(tmp_path, prompt="x", against={})).verdict is Verdict.PASS
+
+
 def test_a_fault_of_the_backward_pass_alone_is_seen_there_alone(tmp_path: Path) -> None:
     evidence = _run(tmp_path, {"fault": "detached_gate"})
     assert _parity(evidence).verdict is Verdict.PASS
@@ -113,6 +156,7 @@ def test_every_fault_of_the_path_is_planted_here() -> None:
     names = {one.model_fields["fault"].annotation.__args__[0] for one in PATH_FAULTS}  # type: ignore[union-attr]
     assert names == {name for name, _ in PLANTED} - {"wrong_rope_base"} | {
         "fewer_tokens",
+        "shifted_positions",
         "detached_gate",
     }
 

@@ -84,6 +84,7 @@ from pytest_gates.model.faults.path import (
     FewerTokens,
     KvHeadMissing,
     OutlierChannel,
+    ShiftedPositions,
     SwappedGateUp,
     SwigluSlice,
     UnmaskedAttention,
@@ -159,7 +160,7 @@ FAMILIES: dict[str, tuple[type[BaseFault], ...]] = {
     ),
     "one slot of the path": (
         SwigluSlice, SwappedGateUp, UnmaskedAttention, KvHeadMissing, OutlierChannel,
-        DetachedGate, FewerTokens,
+        DetachedGate, FewerTokens, ShiftedPositions,
     ),
     "several processes": (SummedGradients, LocalGradients, SlowCommunication, SameShard),
     "rules and reports": (
@@ -249,6 +250,7 @@ Fault = Annotated[
     | OutlierChannel
     | DetachedGate
     | FewerTokens
+    | ShiftedPositions
     | WrongEnvironment
     | SloppyDeviceGrammar
     | SummedGradients

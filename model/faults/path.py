@@ -96,14 +96,9 @@ class DetachedGate(_OfALayer):
     slot = "grad mlp.gate_proj.weight"
 
 
-class FewerTokens(_OfThePath):
-    """The path is fed the beginning of the prompt alone; the reference all of it."""
-
-    fault: Literal["fewer_tokens"]
-    keep: Count = 1
-    meaning = "the path is fed the first `keep` tokens"
+class _OfTheInput(_OfThePath):
     checks = ("same_input",)
-    incident = "one side of a comparison was fed 7 tokens, the other 1, for weeks"
+    fits = "forward runs with a reference"
     slot = "refused"
 
     def misfit(self, run: Injectable) -> str | None:
@@ -111,6 +106,24 @@ class FewerTokens(_OfThePath):
         if not isinstance(run, ForwardRun) or run.against is None:
             return "the run has no reference beside it"
         return None
+
+
+class FewerTokens(_OfTheInput):
+    """The path is fed the beginning of the prompt alone; the reference all of it."""
+
+    fault: Literal["fewer_tokens"]
+    keep: Count = 1
+    meaning = "the path is fed the first `keep` tokens"
+    incident = "one side of a comparison was fed 7 tokens, the other 1, for weeks"
+
+
+class ShiftedPositions(_OfTheInput):
+    """The path is fed the prompt at later positions than the reference."""
+
+    fault: Literal["shifted_positions"]
+    by: Annotated[Count, Field(le=1_000_000)] = 1
+    meaning = "the path is fed the prompt at positions that begin at `by`, not at 0"
+    incident = "a cache's length added to the positions twice; no logit shows it"
 
 
 PATH_FAULTS: tuple[type[_OfThePath], ...] = (
@@ -121,4 +134,5 @@ PATH_FAULTS: tuple[type[_OfThePath], ...] = (
     OutlierChannel,
     DetachedGate,
     FewerTokens,
+    ShiftedPositions,
 )

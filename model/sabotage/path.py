@@ -15,6 +15,7 @@ from pytest_gates.model.faults.path import (
     FewerTokens,
     KvHeadMissing,
     OutlierChannel,
+    ShiftedPositions,
     SwappedGateUp,
     SwigluSlice,
     UnmaskedAttention,
@@ -92,4 +93,7 @@ def _edited(fault: Any) -> Seams:
 EFFECTS: dict[type, Callable[[Any], Seams]] = {
     **dict.fromkeys(_EDITS, _edited),
     FewerTokens: lambda fault: Seams(fed=lambda tokens: tokens[: fault.keep]),
+    ShiftedPositions: lambda fault: Seams(
+        positions=lambda count: range(fault.by, count + fault.by)
+    ),
 }

@@ -33,6 +33,18 @@ class Slot:
         """The place for people."""
         return f"layer {self.layer} {self.name}" if self.layer >= 0 else self.name
 
+    @property
+    def is_gradient(self) -> bool:
+        """Whether it is of the backward pass."""
+        return self.name.startswith(GRADIENT)
+
+    @property
+    def computed_by(self) -> str:
+        """What tolerances are kept by: the slot's name, or the module whose gradient it is."""
+        if not self.is_gradient:
+            return self.name
+        return self.name.removeprefix(GRADIENT).rpartition(".")[0].rpartition(".")[2]
+
 
 def slots_of(evidence: Evidence) -> list[Slot]:
     """Every slot that was said, in the order of the pass."""

@@ -72,11 +72,24 @@ def input_difference(
     if not _known(facts, side):
         return f"the hash of the {side} of both sides is not in the evidence"
     counts = facts.get("tokens"), facts.get("reference_tokens")
+    told = f"{counts[0]} {side} on both sides, but not the same ones"
     if counts[0] != counts[1]:
-        return f"{counts[0]} tokens were fed to {sides[0]}, {counts[1]} to {sides[1]}"
-    if side == "shapes":
-        return f"shapes differ: {facts.get('shape_difference')}"
-    return f"{counts[0]} {side} on both sides, but not the same ones"
+        told = f"{counts[0]} tokens were fed to {sides[0]}, {counts[1]} to {sides[1]}"
+    elif side == "shapes":
+        told = f"shapes differ: {facts.get('shape_difference')}"
+    return told + _tokenizers(facts) if side == "tokens" else told
+
+
+def _tokenizers(facts: Mapping[str, Any]) -> str:
+    """Which tokenizers made the tokens, in brackets, if they are known to be two."""
+    mine, theirs = (
+        (facts.get(f"{who}tokenizer"), facts.get(f"{who}tokenizer_sha256"))
+        for who in ("", "reference_")
+    )
+    if None in (mine[0], theirs[0]) or mine == theirs:
+        return ""
+    names = [name if sha is None else f"{name} {sha[:8]}" for name, sha in (mine, theirs)]
+    return f" (tokenizers: {names[0]} and {names[1]})"
 
 
 def different_side(facts: Mapping[str, Any]) -> str | None:
@@ -134,13 +147,11 @@ def first_divergence(
     before: list[str] = []
     metric = "rel_l2" if backward else "own_rel_l2"
     for slot in slots:
-        if metric not in slot.figures or ("grad_cosine" in slot.figures) is not backward:
+        if metric not in slot.figures or slot.is_gradient is not backward:
             continue
         error = slot.figures[metric]
         table = GRADIENT if backward else OWN_ERROR
-        name = slot.name.split(".")[-2 if "." in slot.name else 0] if backward else slot.name
-        name = name.removeprefix("grad ")
-        limit = factor * max(table[key].get(name, 0.0) for key in keys)
+        limit = factor * max(table[key].get(slot.computed_by, 0.0) for key in keys)
         if not error <= limit:
             return Divergence(slot, error, limit, tuple(before))
         before.append(slot.at)
@@ -224,7 +235,7 @@ class TraceParity(_Beside):
         if stopped is None and not keys:
             stopped = f"no tolerance is calibrated for {facts.get('compute_dtype')}"
         backward = self.direction == "backward"
-        slots = [one for one in slots_of(evidence) if ("grad_cosine" in one.figures) is backward]
+        slots = [one for one in slots_of(evidence) if one.is_gradient is backward]
         metric = "rel_l2" if backward else "own_rel_l2"
         if stopped is None and not any(metric in one.figures for one in slots):
             stopped = f"the evidence has no {metric}"
@@ -284,7 +295,8 @@ class ParityOfRuns(RunsCheck):
         plain = Outcome("trace_parity", Verdict.BLOCKED, "", statistic="relative L2")
         if len(pair) < len(self.of):
             return replace(plain, summary=f"{len(pair)} of 2 executions are there")
-        slots = [slots_of(one) for one in pair]
+        # Gradients, which only a reference beside a run has, leave no sketch.
+        slots = [[slot for slot in slots_of(one) if not slot.is_gradient] for one in pair]
         stopped = self._stopped(pair, slots)
         keys = _tolerance_keys(pair)
         if stopped is None and not all(keys):
