@@ -69,8 +69,10 @@ def _of_parity(check: TraceParity, run: Run) -> Iterator[Limit]:
 
     def judged(value: float) -> Verdict:
         columns: dict[str, tuple[Any, ...]] = {
-            "layer": (0.0,), "slot": (f"grad {name}" if backward else name,), metric: (value,),
-        }  # fmt: skip
+            "layer": (0.0,),
+            "slot": (f"grad {name}.weight" if backward else name,),
+            metric: (value,),
+        }
         if backward:
             columns["grad_cosine"] = (1.0,)
         return check.evaluate(planted(run, slots=Series(columns), facts=facts)).verdict
