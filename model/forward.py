@@ -36,6 +36,7 @@ from pytest_gates.model.parity import (
 from pytest_gates.model.prompt import Fed, Input, fed, refuse_unfit
 from pytest_gates.model.seams import CLEAN, Seams
 from pytest_gates.model.slot_statistics import SlotStatistics
+from pytest_gates.model.slots import GRADIENT
 from pytest_gates.model.transformer import Observe, Transformer, attention_backend
 from pytest_gates.model.weights import Weights, open_weights, refused
 from pytest_gates.model.writer import TelemetryWriter
@@ -270,7 +271,7 @@ def compare_backward(
         parts = gradient.name.split(".")
         inside = parts[1] == "layers"
         name = ".".join(parts[3:] if inside else parts[-2:])
-        slots(int(parts[2]) if inside else -1, f"grad {name}", found[gradient.name])
+        slots(int(parts[2]) if inside else -1, GRADIENT + name, found[gradient.name])
     for row, gradient in zip(slots.rows(), compared, strict=True):
         writer.slot(
             **row,  # type: ignore[arg-type]  # the fields of `slot` are in it

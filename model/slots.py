@@ -11,3 +11,6 @@ FINAL_SLOTS = ("final_norm", "logits")
 """Slots after the last block, with layer -1."""
 
 SLOTS = BLOCK_SLOTS + FINAL_SLOTS
+
+GRADIENT = "grad "
+"""Begins the name of a parameter's gradient, which a backward pass tells after them."""

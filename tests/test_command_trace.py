@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from checkpoints import saved
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from pytest_gates.cli import main
 
@@ -35,6 +35,28 @@ def test_a_recorded_table_is_told_with_its_anomaly(
     assert "<t>" not in text
     assert text.count('class="first"') == 1
     assert "http" not in text
+
+
+@pytest.mark.parametrize(
+    ("table", "statistic", "told"),
+    [
+        (TABLE.replace("0.3,9", "nan,9"), "std", "first anomaly: std of layer 3 ffn_silu is nan"),
+        (TABLE.replace("0.3,9", "inf,9"), "std", "first anomaly: std of layer 3 ffn_silu is inf"),
+        (TABLE[: TABLE.index("2,")], "std", "undecided: a leap needs 4 layers to stand out from, "),
+        (TABLE, "rms", "the trace tells no rms, only std"),
+    ],
+    ids=["nan", "inf", "two layers", "another statistic"],
+)
+def test_a_trace_that_shows_no_leap_is_not_called_sound_for_that(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], table: str, statistic: str, told: str
+) -> None:
+    (tmp_path / "t.csv").write_text(table)
+    status = main(["trace", str(tmp_path / "t.csv"), "--statistic", statistic])
+    said = capsys.readouterr()
+    assert status == (0 if told.startswith("undecided") else 1)
+    assert told in said.out + said.err
+    assert "no anomaly" not in said.out
+    assert ("<- first anomaly" in said.out) is told.startswith("first anomaly")
 
 
 def test_weights_are_traced_written_and_read_again(
@@ -85,9 +107,11 @@ def test_two_sides_are_told_drawn_and_refused_alike(
     assert text.count('class="first"') == 1
     trap = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))  # noqa: S106 - a token, no secret
     trap.save(str(tmp_path / "bad" / "tokenizer.json"))
+    trap.pre_tokenizer = pre_tokenizers.Whitespace()
+    trap.save(str(tmp_path / "good" / "tokenizer.json"))
     assert main(["trace", *sides, "--html", str(page), "--json"]) == 1
-    told = "not compared: 1 tokens were fed to the path, 12 to the reference"
-    assert json.loads(capsys.readouterr().out)["refused"] == told
+    told = json.loads(capsys.readouterr().out)["refused"]
+    assert told.startswith("not compared: 1 tokens were fed to the path, 3 to the reference (tok")
     text = page.read_text()
     assert f"<li>{told}</li>" in text
     assert "no anomaly" not in text.lower()

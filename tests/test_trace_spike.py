@@ -11,8 +11,8 @@ from builders import evidence
 from pydantic import ValidationError
 
 from pytest_gates.checks.base import Outcome, Verdict
-from pytest_gates.checks.slots import slots_of
-from pytest_gates.checks.trace_spike import TraceSpike, find_anomaly
+from pytest_gates.checks.slots import Slot, slots_of
+from pytest_gates.checks.trace_spike import TraceSpike, find_anomaly, look
 from pytest_gates.errors import EvidenceError
 from pytest_gates.evidence import Evidence, Series
 from pytest_gates.evidence_store import read_evidence
@@ -73,6 +73,25 @@ def test_a_leap_needs_both_measures() -> None:
     from_a_dip = [1.0, 1.1, 0.1, 1.0, 1.05, 0.95]
     assert spike(trace(q=from_a_dip)).verdict is Verdict.PASS
     assert spike(trace(q=[*steady, 9.0])).figure == "layer 6 q 9.47-fold"
+
+
+def test_a_table_is_in_the_order_of_the_pass_however_its_rows_lie() -> None:
+    """A spreadsheet sorts rows by a column, and a script lists them last layer first."""
+    wild = {(2, "ffn_up"): 50.0, (4, "ffn_gate"): 900.0}
+    rows = [
+        f"{layer},{slot},{wild.get((layer, slot), 1.0)}"
+        for layer in range(6)
+        for slot in ("ffn_gate", "ffn_up")
+    ]
+    rows += ["-1,logits,3.0"]
+    for order in (rows, rows[::-1], sorted(rows, key=lambda row: row.rpartition(",")[2])):
+        table = "\n".join(("layer,slot,std", *order)).encode()
+        said = [dict(line) for line in read_trace_csv(table, "t.csv").lines]
+        assert [one["layer"] for one in said] == [*(n // 2 for n in range(12)), -1]
+        slots = [Slot(one["layer"], one["slot"], {"std": one["std"]}) for one in said]
+        seen = look(slots, "std", 5.0, 5.0)
+        assert seen.anomaly is not None
+        assert seen.anomaly.first.slot.at == "layer 2 ffn_up"
 
 
 def test_the_first_slot_in_the_order_of_the_pass_is_named() -> None:

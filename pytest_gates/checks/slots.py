@@ -8,12 +8,10 @@ from dataclasses import dataclass
 
 from pytest_gates.evidence import Evidence
 from pytest_gates.model.config import ForwardRun, Run
-from pytest_gates.model.slots import BLOCK_SLOTS, FINAL_SLOTS
+from pytest_gates.model.slots import BLOCK_SLOTS, FINAL_SLOTS, GRADIENT
 from pytest_gates.vocabulary import hint
 
 _IN_A_LAYER = re.compile(r"layer (0|[1-9][0-9]{0,4}) (.+)")
-GRADIENT = "grad "
-"""Begins the name of a parameter's gradient."""
 
 
 @dataclass(frozen=True)

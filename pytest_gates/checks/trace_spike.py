@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Annotated, Literal
@@ -86,6 +86,43 @@ def find_anomaly(
     return Anomaly(first, tuple(precursors), tuple(wild[1:]))
 
 
+@dataclass(frozen=True)
+class Look:
+    """What the slots of a trace that tell a statistic show of it; at most one of the rest."""
+
+    slots: tuple[Slot, ...]
+    broken: Slot | None = None
+    """The first one whose figure is not finite: the worst leap there is."""
+    anomaly: Anomaly | None = None
+    undecided: str | None = None
+    """Why it means nothing that no slot leaps."""
+
+    @property
+    def layers(self) -> int:
+        """Number of layers that tell it."""
+        return len({slot.layer for slot in self.slots if slot.layer >= 0})
+
+
+def look(slots: Iterable[Slot], statistic: str, ratio: float, deviations: float) -> Look:
+    """Look for the first slot of a trace that is out of the ordinary."""
+    seen = Look(tuple(slot for slot in slots if statistic in slot.figures))
+    broken = next((s for s in seen.slots if not math.isfinite(s.figures[statistic])), None)
+    if broken is not None:
+        return replace(seen, broken=broken)
+    found = find_anomaly(list(seen.slots), statistic, ratio, deviations)
+    if found is not None:
+        return replace(seen, anomaly=found)
+    if seen.layers < FEWEST_LAYERS:
+        why = f"a leap needs {FEWEST_LAYERS} layers to stand out from, the trace has {seen.layers}"
+        return replace(seen, undecided=why)
+    return seen
+
+
+def told_of_broken(slot: Slot, statistic: str) -> str:
+    """A figure that is not finite, for people."""
+    return f"{statistic} of {slot.at} is {short(slot.figures[statistic])}"
+
+
 def _leaps(slots: list[Slot], statistic: str) -> Iterator[Leap]:
     by_name: dict[str, dict[int, float]] = defaultdict(dict)
     for slot in slots:
@@ -124,22 +161,17 @@ class TraceSpike(RunCheck):
 
     def evaluate(self, evidence: Evidence, gpus: Mapping[str, float] = NO_GPUS) -> Outcome:
         """See `RunCheck.evaluate`. A non-finite figure is the worst leap there is."""
-        slots = [slot for slot in slots_of(evidence) if self.statistic in slot.figures]
-        broken = next((s for s in slots if not math.isfinite(s.figures[self.statistic])), None)
-        if broken is not None:
-            text = f"{self.statistic} of {broken.at} is {short(broken.figures[self.statistic])}"
-            return replace(self._outcome(Verdict.FAIL, text, broken.at), slot=broken.at)
-        found = find_anomaly(slots, self.statistic, self.ratio, self.deviations)
-        if found is not None:
-            told = self._outcome(Verdict.FAIL, *self._told(found))
-            return replace(told, slot=found.first.slot.at)
-        early = unfinished(evidence)
-        layers = len({slot.layer for slot in slots if slot.layer >= 0})
-        if early is None and layers < FEWEST_LAYERS:
-            early = f"a leap needs {FEWEST_LAYERS} layers to stand out from, the trace has {layers}"
+        seen = look(slots_of(evidence), self.statistic, self.ratio, self.deviations)
+        if seen.broken is not None:
+            text = told_of_broken(seen.broken, self.statistic)
+            return replace(self._outcome(Verdict.FAIL, text, seen.broken.at), slot=seen.broken.at)
+        if seen.anomaly is not None:
+            told = self._outcome(Verdict.FAIL, *self._told(seen.anomaly))
+            return replace(told, slot=seen.anomaly.first.slot.at)
+        early = unfinished(evidence) or seen.undecided
         if early is not None:
             return self._outcome(Verdict.INCONCLUSIVE, early)
-        text = f"no leap of {self.statistic} in {len(slots)} slots of {layers} layers"
+        text = f"no leap of {self.statistic} in {len(seen.slots)} slots of {seen.layers} layers"
         return self._outcome(Verdict.PASS, text, "no leap")
 
     def _told(self, found: Anomaly) -> tuple[str, str, tuple[str, ...]]:

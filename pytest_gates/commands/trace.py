@@ -160,7 +160,6 @@ def _findings(
         input_difference,
         tolerance_key,
     )
-    from pytest_gates.checks.trace_spike import TraceSpike, find_anomaly  # noqa: PLC0415 - heavy
 
     if arguments.against is not None:
         refused = input_difference(traced.facts)
@@ -176,10 +175,29 @@ def _findings(
             f"next: {NEXT[parted.slot.name]}",
         ]
         return {"first": parted.slot.at, "refused": None, "told": told}
-    check = TraceSpike(kind="trace_spike", statistic=arguments.statistic)
-    found = find_anomaly(list(slots), check.statistic, float(check.ratio), float(check.deviations))
-    if found is None:
-        return {"first": None, "refused": None, "told": ["no anomaly"]}
+    return _anomaly(arguments.statistic, slots)
+
+
+def _anomaly(statistic: str, slots: Sequence[Slot]) -> dict[str, Any]:
+    """The same of one side, by the rule and the limits of `trace_spike`."""
+    from pytest_gates.checks.trace_spike import (  # noqa: PLC0415 - heavy
+        TraceSpike,
+        look,
+        told_of_broken,
+    )
+
+    check = TraceSpike(kind="trace_spike", statistic=statistic)
+    seen = look(slots, statistic, float(check.ratio), float(check.deviations))
+    if not seen.slots:
+        known = sorted({name for slot in slots for name in slot.figures} & set(SHOWN))
+        raise GatesError(f"the trace tells no {statistic}, only {', '.join(known) or 'hashes'}")
+    if seen.broken is not None:
+        told = [f"first anomaly: {told_of_broken(seen.broken, statistic)}"]
+        return {"first": seen.broken.at, "refused": None, "told": told}
+    if seen.anomaly is None:
+        told = [f"undecided: {seen.undecided}" if seen.undecided else "no anomaly"]
+        return {"first": None, "refused": None, "told": told}
+    found = seen.anomaly
     told = [f"first anomaly: {found.first.told}"]
     told += [f"precursor: {one.told}" for one in found.precursors]
     told += [f"cascade: {one.told}" for one in found.cascade]

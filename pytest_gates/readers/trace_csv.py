@@ -10,7 +10,7 @@ import csv
 from typing import Any
 
 from pytest_gates.errors import EvidenceError
-from pytest_gates.model.slots import SLOTS
+from pytest_gates.model.slots import GRADIENT, SLOTS
 from pytest_gates.model.telemetry import METRICS, encode_number
 from pytest_gates.readers.contents import Contents, left_out
 
@@ -45,19 +45,30 @@ def read_trace_csv(data: bytes, place: str) -> Contents:
     _refuse_twice(lines, place)
     if not lines:
         raise EvidenceError(f"{place}: holds no layer")
+    lines = _in_the_order_of_the_pass(lines)
     known = STATISTICS | {"layer", "slot", "hash"}
     return Contents(tuple(lines), notes=left_out(place, set(names) - known) if long else ())
 
 
 def _wide(cells: dict[str, str], where: str) -> list[dict[str, Any]]:
     layer = _layer(cells.pop("layer"), where)
-    found = [
+    return [
         {"kind": "slot", "layer": layer, "slot": slot, "std": _number(cell, f"{where}: {slot}")}
         for slot, cell in cells.items()
         if cell
     ]
+
+
+def _in_the_order_of_the_pass(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """However the rows lay; slots of other names follow in their layer, gradients after all."""
     order = {slot: index for index, slot in enumerate(SLOTS)}
-    return sorted(found, key=lambda line: order.get(line["slot"], len(order)))
+
+    def place(line: dict[str, Any]) -> tuple[bool, int, int]:
+        return line["layer"] < 0, line["layer"], order.get(line["slot"], len(order))
+
+    forward = [line for line in lines if not line["slot"].startswith(GRADIENT)]
+    gradients = [line for line in lines if line["slot"].startswith(GRADIENT)]
+    return sorted(forward, key=place) + gradients
 
 
 def _long(cells: dict[str, str], where: str) -> dict[str, Any]:
