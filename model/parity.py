@@ -118,6 +118,20 @@ def shape_difference(
     return None, digest
 
 
+def parameter_difference(
+    mine: Mapping[str, tuple[int, ...]], theirs: Mapping[str, tuple[int, ...]]
+) -> str | None:
+    """The first parameter that one side alone has, or in another shape, in words; None: none is."""
+    for name in {**mine, **theirs}:
+        if name not in theirs:
+            return f"{name} is the path's alone"
+        if name not in mine:
+            return f"{name} is the reference's alone"
+        if mine[name] != theirs[name]:
+            return f"{name} is {list(mine[name])} against {list(theirs[name])}"
+    return None
+
+
 @dataclass(frozen=True)
 class Gradient:
     """One parameter's gradient against the reference's."""

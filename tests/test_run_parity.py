@@ -147,6 +147,41 @@ def test_two_tokenizers_are_named_where_the_tokens_differ(project: Project, made
     assert told in result.stdout.str()
 
 
+def test_gradients_are_compared_whatever_the_files_say_beside_their_tensors(
+    project: Project, made: Path
+) -> None:
+    """A GGUF file rounds epsilon to float32; a tied model has one parameter less."""
+    shutil.copytree(made / "m", project.root / "m")
+    saved(project.root / "tied", "llama", True)
+    for kind in ("F32", "Q8_0"):
+        shutil.copy(made / f"{kind}.gguf", project.root)
+    check = "checks: [{kind: trace_parity, direction: backward}], verdict: pending"
+    runs = "runs:\n  tied: {driver: forward, device: cpu, weights: tied, against: {weights: m, "
+    runs += "backward: true}}\n"
+    for kind in ("F32", "Q8_0"):
+        runs += f"  {kind}: {{from: tied, weights: m, against: {{weights: {kind}.gguf}}}}\n"
+    gates = "".join(f"  - {{id: G-{n}, run: {n}, {check}}}\n" for n in ("F32", "Q8_0", "tied"))
+    project.contract(runs + "gates:\n" + gates)
+    result = project.run()
+    assert _verdicts(result) == {"G-F32": "PASS", "G-Q8_0": "PASS", "G-tied": "INCONCLUSIVE"}
+    why = "trace_parity: INCONCLUSIVE: parameters differ: lm_head.weight is the reference's alone"
+    assert why in result.stdout.str()
+
+
+def test_weights_that_cannot_serve_are_told_by_the_gate(project: Project) -> None:
+    gate = "{id: G, run: a, checks: [{kind: same_input}, {kind: trace_parity}], verdict: pending}"
+    project.contract(f"""
+        runs:
+          a: {{driver: forward, device: cpu, weights: nowhere, against: {{}}}}
+        gates:
+          - {gate}
+    """)
+    text = project.run().stdout.str()
+    for check in ("same_input", "trace_parity"):
+        why = "run ended CONFIG_REFUSED after 0 steps: weights nowhere: there is no such file"
+        assert f"{check}: INCONCLUSIVE: {why}" in text
+
+
 def test_gradients_beside_a_run_are_no_obstacle(project: Project) -> None:
     """They have no sketch, for they are compared with the run's own reference alone."""
     project.contract(

@@ -238,7 +238,9 @@ class TraceParity(_Beside):
         slots = [one for one in slots_of(evidence) if one.is_gradient is backward]
         metric = "rel_l2" if backward else "own_rel_l2"
         if stopped is None and not any(metric in one.figures for one in slots):
+            different = facts.get("parameter_difference")
             stopped = f"the evidence has no {metric}"
+            stopped = f"parameters differ: {different}" if different and backward else stopped
         if stopped is not None:
             return self._outcome(Verdict.INCONCLUSIVE, stopped)
         found = first_divergence(slots, keys, backward=backward, factor=float(self.factor))
@@ -377,5 +379,7 @@ class SameInput(_Beside):
             verdict, text = Verdict.PASS, f"{facts.get('tokens')} tokens, the same on both sides"
         else:
             verdict, text = Verdict.FAIL if known else Verdict.INCONCLUSIVE, difference
-        told = Outcome("same_input", verdict, text, figure=text, limit="the same input")
+        # A run that was refused has told no hash, and its reason says more.
+        why = text if known else unfinished(evidence) or text
+        told = Outcome("same_input", verdict, why, figure=text, limit="the same input")
         return replace(told, slot=different_side(facts)) if verdict is Verdict.FAIL else told

@@ -109,7 +109,8 @@ def unfinished(evidence: Evidence) -> str | None:
     if evidence.status in FINISHED_WINDOWS:
         gap = evidence.main.facts.get(TELEMETRY_GAP)
         return gap if isinstance(gap, str) else None
-    return f"run ended {evidence.status} after {len(evidence.main.steps)} steps"
+    because = f": {evidence.reason}" if evidence.reason else ""
+    return f"run ended {evidence.status} after {len(evidence.main.steps)} steps{because}"
 
 
 def ended(evidence: Evidence) -> str:
