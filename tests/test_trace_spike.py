@@ -75,6 +75,34 @@ def test_a_leap_needs_both_measures() -> None:
     assert spike(trace(q=[*steady, 9.0])).figure == "layer 6 q 9.47-fold"
 
 
+def test_layers_that_are_left_out_hide_no_leap(tmp_path: Path) -> None:
+    """A leap is seen from the last layer that is there; without one, a gap decides nothing."""
+    rows = [f"{layer},{9.0 if layer == 3 else 1.0},{1.0 + layer / 10}" for layer in range(6)]
+
+    def judged(rows: list[str]) -> Outcome:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        table = "\n".join(("layer,ffn_silu,ffn_swigl", *rows))
+        return spike(recorded(folder, table.encode()))
+
+    for left_out in (0, 2):
+        found = judged(rows[:left_out] + rows[left_out + 1 :])
+        assert (found.verdict, found.slot) == (Verdict.FAIL, "layer 3 ffn_silu")
+    rows[3] = "3,,1.3"
+    found = judged(rows)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.summary == "the trace tells no std of layer 3 ffn_silu"
+    rows[3] = "3,1.0,1.3"
+    assert judged(rows).verdict is Verdict.PASS
+    assert judged(rows[1:]).verdict is Verdict.PASS  # some count layers from 1
+
+
+def test_a_statistic_below_zero_is_none() -> None:
+    outcome = spike(trace(ffn_out=[1.0, 1.0, -9.0, 1.0, 1.0, 1.0]))
+    assert (outcome.verdict, outcome.slot) == (Verdict.FAIL, "layer 2 ffn_out")
+    assert outcome.summary == "std of layer 2 ffn_out is -9"
+
+
 def test_a_table_is_in_the_order_of_the_pass_however_its_rows_lie() -> None:
     """A spreadsheet sorts rows by a column, and a script lists them last layer first."""
     wild = {(2, "ffn_up"): 50.0, (4, "ffn_gate"): 900.0}

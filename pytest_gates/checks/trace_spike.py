@@ -45,7 +45,7 @@ def _leaping(name: str) -> str:
 
 @dataclass(frozen=True)
 class Leap:
-    """A slot against the same one of the layer before, and of all layers."""
+    """A slot against the same one of the layer before that tells it, and of all layers."""
 
     slot: Slot
     ratio: float
@@ -92,7 +92,7 @@ class Look:
 
     slots: tuple[Slot, ...]
     broken: Slot | None = None
-    """The first one whose figure is not finite: the worst leap there is."""
+    """The first one whose figure is not finite, or negative: the worst leap there is."""
     anomaly: Anomaly | None = None
     undecided: str | None = None
     """Why it means nothing that no slot leaps."""
@@ -106,7 +106,7 @@ class Look:
 def look(slots: Iterable[Slot], statistic: str, ratio: float, deviations: float) -> Look:
     """Look for the first slot of a trace that is out of the ordinary."""
     seen = Look(tuple(slot for slot in slots if statistic in slot.figures))
-    broken = next((s for s in seen.slots if not math.isfinite(s.figures[statistic])), None)
+    broken = next((s for s in seen.slots if not 0 <= s.figures[statistic] < math.inf), None)
     if broken is not None:
         return replace(seen, broken=broken)
     found = find_anomaly(list(seen.slots), statistic, ratio, deviations)
@@ -115,11 +115,24 @@ def look(slots: Iterable[Slot], statistic: str, ratio: float, deviations: float)
     if seen.layers < FEWEST_LAYERS:
         why = f"a leap needs {FEWEST_LAYERS} layers to stand out from, the trace has {seen.layers}"
         return replace(seen, undecided=why)
-    return seen
+    gap = _gap(seen.slots)
+    return seen if gap is None else replace(seen, undecided=f"the trace tells no {statistic} {gap}")
+
+
+def _gap(slots: tuple[Slot, ...]) -> str | None:
+    """The first place that is left out between layers that are there, in words."""
+    layers = [slot.layer for slot in slots if slot.layer >= 0]
+    there = {slot.at for slot in slots}
+    names = dict.fromkeys(slot.name for slot in slots if slot.layer >= 0)
+    for layer in range(min(layers), max(layers) + 1):
+        missing = [name for name in names if f"layer {layer} {name}" not in there]
+        if missing:
+            return f"of layer {layer} {several(missing)}"
+    return None
 
 
 def told_of_broken(slot: Slot, statistic: str) -> str:
-    """A figure that is not finite, for people."""
+    """A figure that none can be, for people."""
     return f"{statistic} of {slot.at} is {short(slot.figures[statistic])}"
 
 
@@ -130,9 +143,11 @@ def _leaps(slots: list[Slot], statistic: str) -> Iterator[Leap]:
             by_name[slot.name][slot.layer] = slot.figures[statistic]
     for slot in slots:
         layers = by_name[slot.name]
-        value, before = layers.get(slot.layer), layers.get(slot.layer - 1)
-        if value is None or before is None or slot.layer < 1:
+        value = layers.get(slot.layer)
+        earlier = max((one for one in layers if 0 <= one < slot.layer), default=None)
+        if value is None or earlier is None:
             continue
+        before = layers[earlier]
         middle = median(layers.values())
         spread = _TO_SIGMA * median(abs(one - middle) for one in layers.values())
         spread = max(spread, _LEAST_SPREAD * abs(middle)) or math.ulp(0.0)
@@ -160,7 +175,7 @@ class TraceSpike(RunCheck):
         return place_misfit(slot, runs.values())
 
     def evaluate(self, evidence: Evidence, gpus: Mapping[str, float] = NO_GPUS) -> Outcome:
-        """See `RunCheck.evaluate`. A non-finite figure is the worst leap there is."""
+        """See `RunCheck.evaluate`. A figure that none can be is the worst leap there is."""
         seen = look(slots_of(evidence), self.statistic, self.ratio, self.deviations)
         if seen.broken is not None:
             text = told_of_broken(seen.broken, self.statistic)
