@@ -97,6 +97,15 @@ def test_layers_that_are_left_out_hide_no_leap(tmp_path: Path) -> None:
     assert judged(rows[1:]).verdict is Verdict.PASS  # some count layers from 1
 
 
+@pytest.mark.parametrize("layer", range(6))
+def test_a_leap_is_named_in_whichever_layer_it_is(layer: int) -> None:
+    """The first one has none before it, the last one none after it."""
+    figures = [1.0, 1.1, 0.9, 1.0, 1.1, 0.9]
+    figures[layer] = 40.0
+    outcome = spike(trace(ffn_up=[1.0] * 6, ffn_out=figures))
+    assert (outcome.verdict, outcome.slot) == (Verdict.FAIL, f"layer {layer} ffn_out")
+
+
 def test_a_statistic_below_zero_is_none() -> None:
     outcome = spike(trace(ffn_out=[1.0, 1.0, -9.0, 1.0, 1.0, 1.0]))
     assert (outcome.verdict, outcome.slot) == (Verdict.FAIL, "layer 2 ffn_out")

@@ -45,11 +45,11 @@ def _leaping(name: str) -> str:
 
 @dataclass(frozen=True)
 class Leap:
-    """A slot against the same one of the layer before that tells it, and of all layers."""
+    """A slot against the same one of the layer before (of the first, after) and of all layers."""
 
     slot: Slot
     ratio: float
-    """The statistic over that of the layer before."""
+    """The statistic over that of the neighbouring layer."""
     deviations: float
     """Distance from the median over all layers, in robust standard deviations."""
 
@@ -144,14 +144,22 @@ def _leaps(slots: list[Slot], statistic: str) -> Iterator[Leap]:
     for slot in slots:
         layers = by_name[slot.name]
         value = layers.get(slot.layer)
-        earlier = max((one for one in layers if 0 <= one < slot.layer), default=None)
-        if value is None or earlier is None:
+        neighbour = _neighbour(slot.layer, layers)
+        if value is None or neighbour is None:
             continue
-        before = layers[earlier]
+        before = layers[neighbour]
         middle = median(layers.values())
         spread = _TO_SIGMA * median(abs(one - middle) for one in layers.values())
         spread = max(spread, _LEAST_SPREAD * abs(middle)) or math.ulp(0.0)
         yield Leap(slot, value / before if before else math.inf, (value - middle) / spread)
+
+
+def _neighbour(layer: int, told: Collection[int]) -> int | None:
+    """The layer before; for the first one, which has none, the layer after."""
+    if layer < 0:
+        return None
+    earlier = max((one for one in told if 0 <= one < layer), default=None)
+    return min((one for one in told if one > layer), default=None) if earlier is None else earlier
 
 
 class TraceSpike(RunCheck):
@@ -161,7 +169,7 @@ class TraceSpike(RunCheck):
     statistic: Annotated[StrictStr, AfterValidator(_leaping), words(LEAPING)] = "std"
     """What is compared: std, rms, abs_max or kurtosis."""
     ratio: Positive = 5.0
-    """A leap is at least this many times the layer before."""
+    """A leap is at least this many times the layer before; in the first layer, the one after."""
     deviations: Positive = 5.0
     """And at least this many robust standard deviations (1.4826 MAD) above the median layer."""
 
