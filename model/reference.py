@@ -55,12 +55,19 @@ def _attention(shape: Architecture, own: Parameters, x: Tensor) -> Tensor:
     heads = []
     for head in range(shape.heads):
         row, shared = head * D, head // group * D
-        q = _rotated(x @ own["self_attn.q_proj.weight"][row : row + D].T, shape)
-        k = _rotated(x @ own["self_attn.k_proj.weight"][shared : shared + D].T, shape)
-        v = x @ own["self_attn.v_proj.weight"][shared : shared + D].T
+        q = _rotated(_projected(own, "q", slice(row, row + D), x), shape)
+        k = _rotated(_projected(own, "k", slice(shared, shared + D), x), shape)
+        v = _projected(own, "v", slice(shared, shared + D), x)
         scores = (q @ k.T / math.sqrt(D)).masked_fill(~allowed, -math.inf)
         heads.append(torch.softmax(scores, dim=-1) @ v)
     return torch.cat(heads, dim=-1) @ own["self_attn.o_proj.weight"].T
+
+
+def _projected(own: Parameters, name: str, rows: slice, x: Tensor) -> Tensor:
+    """One head of q, k or v, with its bias where the model has one (Qwen2): T C -> T D."""
+    mapped = x @ own[f"self_attn.{name}_proj.weight"][rows].T
+    bias = own.get(f"self_attn.{name}_proj.bias")
+    return mapped if bias is None else mapped + bias[rows]
 
 
 def _rotated(x: Tensor, shape: Architecture) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pytest_gates.model.config import Decode
 from pytest_gates.model.prompt import fed, refuse_unfit
+from pytest_gates.model.reference import reference_logits
 from pytest_gates.model.telemetry import RunRefusedError
 from pytest_gates.model.weights import loaded, open_weights
 
@@ -39,6 +40,16 @@ def test_logits_agree_with_transformers(tmp_path: Path, family: str, tied: bool)
     assert (model.get_submodule("model.layers.0.self_attn.q_proj").bias is None) is (
         family == "llama"
     )
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_the_plain_reference_is_the_same_model(tmp_path: Path, family: str) -> None:
+    """With the biases of Qwen2, which a model that was just initialised has at zero."""
+    expected = saved(tmp_path / "m", family, False)
+    weights = open_weights(tmp_path, "m")
+    parameters = {name: weights.read(name) for name in weights.shapes}
+    found = reference_logits(weights.architecture, parameters, TOKENS[0])
+    torch.testing.assert_close(found[None], expected, rtol=0, atol=1e-5)
 
 
 def test_shards_behind_an_index_and_another_rope_base(tmp_path: Path) -> None:
