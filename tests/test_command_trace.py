@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from checkpoints import saved
+from checkpoints import gguf_of, saved
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -84,6 +84,32 @@ def test_what_cannot_be_traced_is_one_line(
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_links_of_a_cache_are_followed_with_what_lies_beside_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such caches hold files under their hashes, and a folder of links a revision."""
+    saved(tmp_path / "m", "llama", False)
+    gguf_of(tmp_path / "m.gguf", tmp_path / "m", "llama", "F32")
+    one = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))  # noqa: S106 - a token, no secret
+    one.save(str(tmp_path / "tokenizer.json"))
+    blobs, links = tmp_path / "blobs", tmp_path / "snapshots" / "r1"
+    blobs.mkdir()
+    links.mkdir(parents=True)
+    held = [tmp_path / "m.gguf", tmp_path / "tokenizer.json", *(tmp_path / "m").iterdir()]
+    for number, file in enumerate(held):
+        file.rename(blobs / f"{number:040x}")
+        (links / file.name).symlink_to(blobs / f"{number:040x}")
+    for path in (links / "m.gguf", links):
+        assert main(["trace", str(path), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["facts"]["tokens"] == 1
+    assert main(["trace", str(links / "m.gguf"), str(links), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["told"] == ["every slot agrees"]
+    assert main(["trace", str(links / "model.safetensors")]) == 1
+    error = capsys.readouterr().err
+    assert error.endswith(f"is a link away from its config.json; name the folder {links}\n")
 
 
 @pytest.mark.slow

@@ -97,7 +97,8 @@ def _executed(arguments: argparse.Namespace) -> Traced:
     from pytest_gates.run.worker import Worker  # noqa: PLC0415 - heavy
 
     own = arguments.path if arguments.path not in PRESETS else None
-    named = [own, arguments.against, arguments.tokenizer]
+    tokenizers = [arguments.tokenizer or _beside(one) for one in (own, arguments.against)]
+    named = [own, arguments.against, *tokenizers]
     paths = [Path(one).resolve() for one in named if one is not None and one != "bytes"]
     root = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path.cwd()
     said = {
@@ -106,12 +107,12 @@ def _executed(arguments: argparse.Namespace) -> Traced:
         "dtype": arguments.dtype,
         "parameter_dtype": arguments.parameter_dtype,
         "prompt": arguments.prompt,
-        "tokenizer": _below(root, arguments.tokenizer),
+        "tokenizer": _below(root, tokenizers[0]),
         **({"model": arguments.path} if own is None else {"weights": _below(root, own)}),
     }
     if arguments.against is not None:
-        tokenizer = said["tokenizer"]
-        said["against"] = {"weights": _below(root, arguments.against), "tokenizer": tokenizer}
+        weights, tokenizer = (_below(root, one) for one in (arguments.against, tokenizers[1]))
+        said["against"] = {"weights": weights, "tokenizer": tokenizer}
     try:
         declared = ForwardRun.model_validate(said)
     except ValidationError as error:
@@ -126,6 +127,24 @@ def _executed(arguments: argparse.Namespace) -> Traced:
     if finished.status != "COMPLETED":
         raise GatesError(f"{finished.status}: {finished.reason}")
     return traced
+
+
+def _beside(weights: str | None) -> str | None:
+    """The tokenizer beside a link to a file: caches of weights keep the file itself elsewhere.
+
+    Raises:
+        GatesError: the architecture, too, lies beside the link and not beside the file.
+    """
+    link = Path(weights or "")
+    if weights is None or not link.is_symlink() or not link.is_file():
+        return None
+    config = link.with_name("config.json")
+    if link.suffix == ".safetensors" and config.exists():
+        raise GatesError(
+            f"{link} is a link away from its config.json; name the folder {link.parent}"
+        )
+    found = link.with_name("tokenizer.json")
+    return str(found) if found.exists() else None
 
 
 def _below(root: Path, path: str | None) -> str | None:
