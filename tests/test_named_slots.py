@@ -100,3 +100,16 @@ def test_the_expected_slot_is_part_of_the_falsifier() -> None:
         for slot in ("layer 3 ffn_swigl", "layer 2 ffn_swigl")
     }
     assert len(hashes) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        ("outlier_channel, channel: 32", "channel 32 lies beyond the model's 32"),
+        ("outlier_channel, layer: 9", "layer 9 lies beyond the model's"),
+    ],
+)
+def test_a_fault_at_a_place_that_the_model_has_not_is_refused(fault: str, why: str) -> None:
+    said = _said("layer 3 ffn_swigl").replace("swiglu_slice, layer: 3", fault)
+    (line,) = refused(said, runs=RUNS)
+    assert why in line

@@ -86,6 +86,15 @@ class OutlierChannel(_OfALayer):
     incident = "a norm's weight read with the scale of another tensor"
     slot = "ffn_norm"
 
+    def misfit(self, run: Injectable) -> str | None:
+        """Fits a forward run with that channel."""
+        why = super().misfit(run)
+        if why is None and isinstance(run, ForwardRun) and run.architecture is not None:
+            width = run.architecture.hidden
+            beyond = f"channel {self.channel} lies beyond the model's {width}"
+            return beyond if self.channel >= width else None
+        return why
+
 
 class DetachedGate(_OfALayer):
     """The gradient does not flow through the gate; the forward pass is untouched."""
