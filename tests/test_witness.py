@@ -332,6 +332,11 @@ def test_the_columns_are_those_of_nvidia_smi(tmp_path: Path) -> None:
         (lambda text: text.replace("at_ms", "when"), ":2: "),
         (lambda text: text.replace("50.5", "soon"), ":3: "),
         (lambda text: text.replace("50.5,", ""), ":3: "),
+        (lambda text: text.replace("50.5", "5" * 200_000), ":3: "),
+        (lambda text: text.replace("at_ms", "x" * 200_000), ":2: "),
+        (lambda text: text.replace('"gaps": {}', '"gaps": [1]'), ":1: "),
+        (lambda text: text.replace('"allocations": []', '"allocations": [["a", 1]]'), ":1: "),
+        (lambda text: text.replace('"unavailable": null', '"unavailable": 7'), ":1: "),
     ],
 )
 def test_a_malformed_witness_is_refused_with_its_place(
