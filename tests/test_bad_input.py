@@ -426,3 +426,20 @@ def test_an_id_is_one_line_that_shows_what_it_is(project: Project, name: str, wh
     said = [one for one in result.stdout.lines if one.startswith("contracts/claims.yaml:")]
     assert len(said) == 1
     assert "an id is one line of visible characters; found " in said[0]
+
+
+def test_nothing_is_recorded_through_a_link(
+    project: Project, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """For nothing would be read through it: the verdict would be lost in the next session."""
+    project.steps("steps.jsonl", wall_ms=QUICK)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (project.root / "evidence").symlink_to(elsewhere)
+    project.contract(RECORDED)
+    assert_red(project, project.run(), "evidence: is a symbolic link; put the folder itself there")
+    assert list(elsewhere.iterdir()) == []
+    (project.root / "evidence").unlink()
+    (project.root / "evidence").mkdir()
+    (project.root / "evidence" / "records").symlink_to(elsewhere)
+    assert_red(project, project.run(), "records: is a symbolic link; put the folder itself there")
+    assert list(elsewhere.iterdir()) == []
