@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 from loading import RUN, gate
-from project import PLUGIN, RECORDED, Project
+from project import NO_BYTECODE, PLUGIN, RECORDED, Project
 
 from pytest_gates import ledger
 
@@ -298,7 +298,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_run(project: Project) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", *PLUGIN, "-p", "no:cacheprovider", "--gates", "contracts"],
         cwd=project.root, capture_output=True, text=True, preexec_fn=no_more_than_20_kib,
-        timeout=600, check=False,
+        env=NO_BYTECODE, timeout=600, check=False,
     )  # fmt: skip
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED
     reason = "run base ended IO_ERROR: File too large; nothing was recorded"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import resource
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -52,11 +53,13 @@ def test_a_file_is_the_same_through_buffers_of_any_size(tmp_path: Path, size: in
 def files_of_at_most(size: int) -> Iterator[None]:
     """A disk that is full, to this process: a write beyond it is an OSError."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # half of a module's, else
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        sys.dont_write_bytecode = writes
 
 
 def test_a_disk_that_is_full_leaves_nothing_and_no_thread(tmp_path: Path) -> None:
