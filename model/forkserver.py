@@ -196,9 +196,11 @@ class Forkserver:
                 continue
             run = self._runs[pid]
             run.ended_ns = run.ended_ns or time.monotonic_ns()
-            survivors = self._survivors(pid) if run.linger_s is not None else []
-            lingered_s = (time.monotonic_ns() - run.ended_ns) / 1e9
-            if survivors and lingered_s < (run.linger_s or 0.0):
+            lingered_s = (time.monotonic_ns() - run.ended_ns) / 1e9  # when the look begins
+            living, ended = ([], []) if run.linger_s is None else self._survivors(pid)
+            # Where all that it finds has ended, a look has yet to come that says what that left.
+            patience_s = (run.linger_s or 0.0) + (0.0 if living else _SWEEP_S)
+            if (living or ended) and lingered_s < patience_s:
                 continue
             del self._runs[pid]
             # Before its own process is reaped, its id cannot have become another group's.
@@ -213,15 +215,15 @@ class Forkserver:
                 exit=end.si_status if exited else None,
                 signal=None if exited else end.si_status,
                 wall_ms=(run.ended_ns - run.started_ns) / 1e6,
-                survivors=len(survivors),
+                survivors=len(living) or len(ended),
             )
 
-    def _survivors(self, pid: int) -> list[int]:
-        """Processes that a run started, beside its own, and that lived when the look began.
+    def _survivors(self, pid: int) -> tuple[list[int], list[int]]:
+        """Processes that a run started, beside its own: those that live, and those that ended.
 
         /proc is not read at one moment: a process can fork after it was listed and end before it
         is read, so that its child is in no list. Its own entry is that of a zombie then, which
-        nobody else can reap; it counts once, and the next look finds what it left. So a look that
+        nobody else can reap; it is told once, and the next look finds what it left. So a look that
         finds nothing has missed nothing.
         """
         parents, zombies = _processes()
@@ -229,8 +231,8 @@ class Forkserver:
         strays = {one for one, parent in parents.items() if parent == ours} - self._runs.keys()
         for one in strays & zombies:
             os.waitpid(one, os.WNOHANG)  # it stays where it has a thread that goes on
-        below = _descendants(parents, strays | {pid})
-        return [one for one in below if one != pid and (one in strays or one not in zombies)]
+        below = _descendants(parents, strays | {pid}) - {pid}
+        return sorted(below - zombies), sorted(strays & zombies)
 
     def _sweep(self) -> None:
         """Kill all that runs left, and what those start meanwhile; nothing else is below us."""

@@ -23,14 +23,24 @@ def note_attempt(cache: Path, contract: str, gate: str, gate_hash: str, verdict:
     if verdict is Verdict.PASS and not path.exists():
         return 1
     folder.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        file.write(json.dumps({"gate": gate_hash, "verdict": str(verdict)}) + "\n")
+    with path.open("a+", encoding="utf-8", errors="replace") as file:
+        # The line break before it ends what a full disk has cut off, else it is a line of nothing.
+        file.write("\n" + json.dumps({"gate": gate_hash, "verdict": str(verdict)}) + "\n")
         file.flush()
         file.seek(0)
-        lines = [json.loads(line) for line in file if line.endswith("\n")]
+        lines = [_verdict_of(line, gate_hash) for line in file]
     count = 0
-    for line in reversed([line for line in lines if line["gate"] == gate_hash][:-1]):
-        if line["verdict"] == Verdict.PASS:
+    for told in reversed([one for one in lines if one is not None][:-1]):
+        if told == Verdict.PASS:
             break
         count += 1
     return count + 1
+
+
+def _verdict_of(line: str, gate_hash: str) -> str | None:
+    """The verdict of an attempt at a gate; None of another's, and of what a full disk cut off."""
+    try:
+        said = json.loads(line)
+        return str(said["verdict"]) if said["gate"] == gate_hash else None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None

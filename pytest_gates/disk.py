@@ -116,6 +116,19 @@ def _unreadable(place: str, error: OSError) -> EvidenceError:
     return kind(f"{place}: {error.strerror}")
 
 
+def refuse_links(*folders: Path) -> None:
+    """Nothing is written through a link, since nothing would be read through it.
+
+    Raises:
+        EvidenceError: one of these is a symbolic link.
+    """
+    for folder in folders:
+        if folder.is_symlink():
+            raise EvidenceError(
+                f"{folder}: is a symbolic link; put the folder itself there; nothing was written"
+            )
+
+
 @contextmanager
 def staged(parent: Path) -> Iterator[Path]:
     """A folder next to the final one, gone afterwards whatever happens.

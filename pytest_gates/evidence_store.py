@@ -21,6 +21,7 @@ from pytest_gates.disk import (
     folder_inside,
     fsync_folder,
     read_regular,
+    refuse_links,
     staged,
     write_durably,
 )
@@ -136,6 +137,7 @@ def promote(folder: Path, evidence_root: Path) -> Path:
     data = read_regular(folder / MANIFEST, str(folder / MANIFEST), MANIFEST_LIMIT_BYTES)
     manifest, _ = parse_manifest(data, str(folder), str(folder))
     parent = evidence_root / RUNS
+    refuse_links(evidence_root, parent)
     if (parent / folder.name / MANIFEST).is_file():
         return parent / folder.name
     with staged(parent) as staging:

@@ -24,7 +24,7 @@ from typing_extensions import TypedDict  # pydantic refuses typing's before Pyth
 from pytest_gates.ancestry import Ancestry, Key
 from pytest_gates.canonical import canonical, parse_canonical
 from pytest_gates.checks.base import Verdict
-from pytest_gates.disk import fsync_folder, read_regular, staged, write_durably
+from pytest_gates.disk import fsync_folder, read_regular, refuse_links, staged, write_durably
 from pytest_gates.errors import EvidenceError, LedgerError
 from pytest_gates.garbage import uncollected
 from pytest_gates.manifest import Sha256
@@ -257,8 +257,12 @@ class Ledger:
         path = self._folder / record.sha[:2] / f"{record.sha}.json"
         # What is kept in memory is what a later session will read, and it must be readable.
         kept = _parse(data, record.sha, str(path))
+        if len(data) > RECORD_LIMIT_BYTES:
+            text = f"{len(data)} bytes, the limit is {RECORD_LIMIT_BYTES}; nothing was written"
+            raise LedgerError(f"{path}: {text}")
         if not path.exists():
             try:
+                refuse_links(self._folder.parent, self._folder, path.parent)
                 _write(path, data)
             except EvidenceError as error:
                 raise LedgerError(str(error).replace("evidence cannot", "record cannot")) from None

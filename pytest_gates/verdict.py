@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pytest_gates.checks.base import Check, Outcome, RunCheck, RunsCheck, Verdict
 from pytest_gates.checks.window import unfinished
 from pytest_gates.contract.models import Gate, check_kind
+from pytest_gates.errors import one_line
 from pytest_gates.evidence import FIELDS_THERE, Evidence, difference, unmet
 from pytest_gates.readers.rows import listed
 
@@ -28,6 +29,9 @@ class Judgement:
     outcomes: tuple[Outcome, ...] = ()
     reason: str = ""
     """Why there are no outcomes, or what must be known beside them."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", one_line(self.reason))
 
     @property
     def deciding(self) -> Outcome | None:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -68,6 +69,20 @@ def program(allowed: Project) -> Program:
     from programs import Program
 
     return Program(allowed)
+
+
+@pytest.fixture
+def hour_passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """`hour_passes(once)`: for who watches a run, an hour has passed as soon as that is true.
+
+    So a time limit is over when the run has done what the test is about, and never before.
+    """
+
+    def passes(once: Callable[[], object]) -> None:
+        clock = SimpleNamespace(monotonic=lambda: time.monotonic() + (3600.0 if once() else 0.0))
+        monkeypatch.setattr("pytest_gates.run.process.time", clock)
+
+    return passes
 
 
 @pytest.fixture

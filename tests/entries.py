@@ -25,6 +25,13 @@ def _say(out: Path, **line: Any) -> None:
         file.write(json.dumps(line) + "\n")
 
 
+def _waited_for(file: Path) -> bool:
+    until = time.monotonic() + 60
+    while not file.exists() and time.monotonic() < until:
+        time.sleep(0.005)
+    return file.exists()
+
+
 def complete(request: dict[str, Any], out: Path, argument: str) -> int:
     for step in range(3):
         _say(out, kind="step", step=step, train_loss=3.0 - step)
@@ -80,16 +87,13 @@ def orphan(request: dict[str, Any], out: Path, argument: str) -> int:
 def hold(request: dict[str, Any], out: Path, argument: str) -> int:
     """Goes through the allocations that it was told, as the trainer does."""
     control = Path(request["control"])
-    waits = []
+    seen = []
     for index, mib in enumerate(request["allocations_mib"]):
         (control / "held").write_text(str(mib))
-        begun = time.monotonic()
         _say(out, kind="event", event="memory_held", step=None, index=index, mib=mib)
-        while not (control / f"seen-{index}").exists() and time.monotonic() < begun + 2.0:
-            time.sleep(0.005)
-        waits.append(time.monotonic() - begun)
+        seen.append(_waited_for(control / f"seen-{index}"))
         (control / "held").write_text("0")
-    _say(out, kind="fact", name="waits", value=waits)
+    _say(out, kind="fact", name="seen", value=seen)
     return 0
 
 
@@ -144,9 +148,7 @@ def _rank(request: dict[str, Any], out: Path, rank: int) -> None:
             (control / f"held-{rank}").write_text(str(mib))
             say(kind="event", event="memory_held", step=None, index=index, mib=mib)
             seen = control / (f"seen-{index}" if rank == 0 else f"seen-{index}-of-rank-{rank}")
-            until = time.monotonic() + 2.0
-            while not seen.exists() and time.monotonic() < until:
-                time.sleep(0.005)
+            _waited_for(seen)
             (control / f"held-{rank}").write_text("0")
-        time.sleep(0.2)
+        _waited_for(control / f"sampled-{rank}")
         say(kind="event", event="run_finished", step=None)

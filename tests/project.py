@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,6 +19,10 @@ with suppress(ImportError):  # an extra; a second import in one process is refus
     import vl_convert  # noqa: F401
 
 PLUGIN = ("-p", "pytest_gates.plugin")
+NO_BYTECODE = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+"""For a process whose files cannot grow: Python would leave half of a module's bytecode in the
+tree, which every process after it would trip over (importlib writes it without a look at how much
+was written)."""
 
 
 def dedented(text: str) -> str:

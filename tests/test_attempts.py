@@ -29,6 +29,17 @@ def test_attempts_are_counted_from_the_last_pass(
     assert [note_attempt(tmp_path, "C", "G", "a" * 64, one) for one in verdicts] == counts
 
 
+def test_a_line_that_a_full_disk_cut_off_is_no_attempt_and_spoils_no_other(tmp_path: Path) -> None:
+    for verdict in (FAIL, FAIL):
+        note_attempt(tmp_path, "C", "G", "a" * 64, verdict)
+    [file] = (tmp_path / "attempts").iterdir()
+    for odd in (b'{"gate": "a', b"[1]\n{}\n\xff\n", b"[" * 100_000 + b"\n"):
+        with file.open("ab") as stream:
+            stream.write(odd)
+    assert note_attempt(tmp_path, "C", "G", "a" * 64, FAIL) == 3
+    assert note_attempt(tmp_path, "C", "G", "a" * 64, PASS) == 4
+
+
 def test_a_gate_that_was_declared_otherwise_begins_anew(tmp_path: Path) -> None:
     for verdict in (FAIL, FAIL):
         note_attempt(tmp_path, "C", "G", "a" * 64, verdict)

@@ -255,7 +255,19 @@ def kept(**changes: Any) -> Evidence:
         ({}, None),
         ({"weights": "12"}, "other ones than were written"),
         ({"metadata": {"val_loss": "NaN"}}, "metadata lacks val_loss"),
+        ({"metadata": {"val_loss": {"told": 1}}}, "metadata lacks val_loss"),
         ({"metadata": {"files": {}}}, "does not name its two files"),
+        (
+            {
+                "metadata": {
+                    "files": dict.fromkeys(
+                        ("epoch-000.safetensors", "epoch-000.optimizer.safetensors"), 3
+                    )
+                }
+            },
+            "other ones than were written",
+        ),
+        ({"events": [event("diverged", 9, epoch={"not": "a number"})]}, None),
         ({"state": {"a.step": "F32[]"}}, "optimizer state lacks a.exp_avg"),
         ({"source": "45"}, "epoch-000.safetensors was changed"),
         ({"epochs": (0, 1)}, "epoch 1 left no checkpoint"),
@@ -288,6 +300,11 @@ STOOD = [event("training_started", at_ms=1000.0), event("run_finished", at_ms=30
             "the training stood still 5 % of its time, limit 5 %",
         ),
         ({"blocked_share_below": 0.05}, {}, "does not say how long it trained and stood still"),
+        (
+            {"blocked_share_below": 0.05},
+            {"checkpoint_blocked_ms": "100"},
+            "does not say how long it trained and stood still",
+        ),
         ({"host_memory_below": 2.0}, {"host_peak_mib": 31.9 / 2**20}, None),
         (
             {"host_memory_below": 2.0},
@@ -298,7 +315,7 @@ STOOD = [event("training_started", at_ms=1000.0), event("run_finished", at_ms=30
     ],
 )
 def test_what_checkpoints_cost_has_a_limit(
-    asked: dict[str, float], facts: dict[str, float], told: str | None
+    asked: dict[str, float], facts: dict[str, object], told: str | None
 ) -> None:
     check = Artifacts.model_validate({"kind": "artifacts", **asked})
     outcome = check.evaluate(kept(facts=facts, events=STOOD))

@@ -38,9 +38,9 @@ def refused(text: str) -> str:
     ],
 )
 def test_hostile_text_is_refused_quickly(text: str, message: str) -> None:
-    begun = time.perf_counter()
+    begun = time.thread_time()
     assert message in refused(text)
-    assert time.perf_counter() - begun < 2
+    assert time.thread_time() - begun < 2
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,10 @@ def test_what_no_contract_needs_is_refused_with_its_place(text: str, message: st
     ("text", "message"),
     [
         ("a:\n\tb: 1", "2:1: not YAML: a tab in the indentation; YAML indents with spaces only"),
+        (
+            "a: 1\n<<<<<<< HEAD\nb: 1\n=======\nb: 2\n>>>>>>> other\n",
+            "2:1: a merge left its conflict here; resolve it",
+        ),
         ("a: b: c", "1:5: not YAML: a second `: ` in one value; quote the value"),
         ("a: @x", "1:4: not YAML: `@` cannot begin a value; quote the value"),
         ("a: 'x\nb: 1\n", "3:1: not YAML: a quote that is never closed (begun on line 1)"),

@@ -14,7 +14,7 @@ from pytest_gates.errors import RunError
 from pytest_gates.run.lanes import Lanes
 from pytest_gates.run.plan import Execution, bears_company, timed_runs
 
-WAIT_S = 10.0
+WAIT_S = 120.0
 
 
 def execution(seed: int) -> Execution:

@@ -50,7 +50,7 @@ def on_a_terminal(project: Project, *args: str) -> str:
         pass
     finally:
         os.close(controller)
-    assert session.wait(30) == 0
+    assert session.wait(300) == 0
     return seen.decode()
 
 

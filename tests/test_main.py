@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from project import NO_BYTECODE
 
 from pytest_gates.model.__main__ import run_request
 from pytest_gates.model.telemetry import STATUSES
@@ -44,7 +45,7 @@ def start(request: Path, **options: Any) -> subprocess.CompletedProcess[str]:
         str(request.parent / "out"),
     ]
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=120, **options
+        command, capture_output=True, text=True, check=False, timeout=600, **options
     )
 
 
@@ -192,7 +193,8 @@ def test_a_file_that_cannot_grow_ends_the_run_with_one_clear_line(tmp_path: Path
     def no_more_than_2_kib() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
 
-    ended = start(write_request(tmp_path, {"steps": 30}), preexec_fn=no_more_than_2_kib)
+    ended = start(write_request(tmp_path, {"steps": 30}), preexec_fn=no_more_than_2_kib,
+                  env=NO_BYTECODE)  # fmt: skip
     assert ended.returncode == STATUSES["IO_ERROR"]
     assert ended.stderr.count("\n") == 1
     assert last_word(ended.stderr) == {"status": "IO_ERROR", "reason": "File too large"}

@@ -76,10 +76,10 @@ def in_threads(count: int, act: object) -> None:
 
 
 def test_eight_runs_are_pinned_to_eight_free_gpus_and_the_ninth_waits(tmp_path: Path) -> None:
-    together, held, late = threading.Barrier(SLOTS, timeout=30), list[str](), list[str]()
+    together, held, late = threading.Barrier(SLOTS, timeout=300), list[str](), list[str]()
 
     def hold() -> None:
-        with gpu_lock(GPUS, name="cuda", running="GATE", timeout_s=30, folder=tmp_path) as mine:
+        with gpu_lock(GPUS, name="cuda", running="GATE", timeout_s=300, folder=tmp_path) as mine:
             held.extend(str(gpu.uuid) for gpu in mine)
             if together.wait() == 0:  # one of them, while all eight hold theirs
                 try:
@@ -107,10 +107,10 @@ def test_a_run_of_several_ranks_takes_all_its_gpus_or_none(tmp_path: Path) -> No
 
 
 def test_slots_of_the_cpu_may_be_more_than_its_cores(tmp_path: Path) -> None:
-    together = threading.Barrier(SLOTS, timeout=30)
+    together = threading.Barrier(SLOTS, timeout=300)
 
     def hold() -> None:
-        with cpu_lock(1, running="GATE", timeout_s=30, folder=tmp_path, slots=SLOTS):
+        with cpu_lock(1, running="GATE", timeout_s=300, folder=tmp_path, slots=SLOTS):
             together.wait()
 
     in_threads(SLOTS, hold)
@@ -132,11 +132,11 @@ WAVES = Path({waves!r})
 
 def produce(bench, execution, holder):
     wave, chain = divmod(execution.run.seed, 100)
-    with cpu_lock(1, running=holder, timeout_s=60, slots=bench.settings.cpu_slots):
+    with cpu_lock(1, running=holder, timeout_s=600, slots=bench.settings.cpu_slots):
         folder = WAVES / str(wave)
         folder.mkdir(exist_ok=True)
         (folder / str(chain)).touch(exist_ok=False)  # a run executed twice is an error
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while len(list(folder.iterdir())) < {slots} and time.monotonic() < until:
             time.sleep(0.01)
         together = len(list(folder.iterdir()))

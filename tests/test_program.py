@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,22 +78,30 @@ import json, os, subprocess, sys, time
 child = subprocess.Popen(["sleep", "60"], start_new_session=True)
 with open(os.path.join(os.environ["PYTEST_GATES_OUT"], "telemetry-0.jsonl"), "w") as file:
     file.write(json.dumps({"kind": "fact", "name": "child", "value": child.pid}) + "\\n")
-time.sleep(0.5)
+while not os.path.exists(os.environ["SEEN"]):
+    time.sleep(0.01)
 child.kill()
 child.wait()
 """
 
 
 def test_the_memory_of_a_child_counts_as_the_runs(tmp_path: Path) -> None:
-    device = Device(processes={1: 70})
+    device, seen = Device(processes={1: 70}), tmp_path / "seen"
+    nvml = FakeNvml(device)
 
     def put_on_the_device(line: Mapping[str, Any]) -> None:
         device.processes[line["value"]] = 5000
+        begun = nvml.looks
+        while nvml.looks < begun + 3:
+            time.sleep(0.01)
+        seen.touch()
 
-    run = a_run(device="cuda:0", argv=[sys.executable, "-c", PARENT])
-    with Worker(cache=tmp_path / "c", root=tmp_path, gpus=find_gpus(FakeNvml(device))) as worker:
+    run = a_run(
+        device="cuda:0", argv=[sys.executable, "-c", PARENT], environment={"SEEN": str(seen)}
+    )
+    with Worker(cache=tmp_path / "c", root=tmp_path, gpus=find_gpus(nvml)) as worker:
         assert worker.why_not(run) is None  # torch is not asked for what the program may use
-        finished = worker.execute(run, on_line=put_on_the_device, timeout_s=30)
+        finished = worker.execute(run, on_line=put_on_the_device, timeout_s=600)
         shutil.rmtree(finished.staging)
     assert finished.status == "COMPLETED", finished.reason
     held = [one for one in finished.witness.samples if one.used_mib is not None]

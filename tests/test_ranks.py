@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def train(worker: Worker) -> Iterator[Any]:
 
     def execute(resume_from: Path | None = None, fault: Any = None, **settings: Any) -> Ranks:
         finished = worker.execute(
-            run_of(**settings), resume_from=resume_from, fault=fault, timeout_s=120
+            run_of(**settings), resume_from=resume_from, fault=fault, timeout_s=600
         )
         made.append(finished.staging)
         return Ranks(finished)
@@ -204,8 +204,17 @@ def test_slow_communication_is_told_as_such(train: Any) -> None:
     assert all(ms is not None and ms >= 30 for ms in waits)
 
 
-def test_a_run_whose_time_is_up_ends_with_all_its_ranks(worker: Worker) -> None:
-    finished = worker.execute(run_of(**ENDLESS), timeout_s=4)
+def test_a_run_whose_time_is_up_ends_with_all_its_ranks(
+    worker: Worker, hour_passes: Callable[[Callable[[], object]], None]
+) -> None:
+    steps: list[Mapping[str, Any]] = []  # the first one was made by all ranks
+
+    def hear(line: Mapping[str, Any]) -> None:
+        if line.get("kind") == "step":
+            steps.append(line)
+
+    hour_passes(lambda: steps)
+    finished = worker.execute(run_of(**ENDLESS), timeout_s=600, on_line=hear)
     shutil.rmtree(finished.staging)
     assert finished.status == "TIMEOUT"
     assert len(finished.ranks) == 2
@@ -221,7 +230,7 @@ def test_ranks_die_with_their_launcher(worker: Worker) -> None:
         if line.get("kind") == "step" and line["step"] == 2:
             os.kill(launchers[0], signal.SIGKILL)
 
-    finished = worker.execute(run_of(**ENDLESS), timeout_s=60, on_line=end_launcher)
+    finished = worker.execute(run_of(**ENDLESS), timeout_s=600, on_line=end_launcher)
     shutil.rmtree(finished.staging)
     assert (finished.status, finished.reason) == ("KILLED", "ended by SIGKILL")
     assert launchers == [finished.pid]
@@ -248,13 +257,20 @@ def test_each_rank_is_watched_on_its_own_gpu(tmp_path: Path) -> None:
     class Everybody(dict[int, int | None]):
         """Every process of this test's own holds memory on the device."""
 
+        def __init__(self, rank: int) -> None:
+            self.rank, self.looks = rank, 0
+
         def items(self) -> Any:
+            self.looks += 1
+            if self.looks > 1:  # a sample is complete: the rank need not live any longer
+                for control in tmp_path.glob("staging/*/control"):
+                    (control / f"sampled-{self.rank}").touch()
             return [(one.pid, 5000) for one in psutil.Process().children(recursive=True)]
 
     devices = [
-        Device(uuid=f"GPU-{rank}", used_mib=lambda rank=rank: used_mib(rank), processes=Everybody())
-        for rank in range(2)
-    ]
+        Device(uuid=f"GPU-{rank}", used_mib=lambda rank=rank: used_mib(rank),
+               processes=Everybody(rank)) for rank in range(2)
+    ]  # fmt: skip
     gpus = find_gpus(FakeNvml(*devices))
     with Worker(
         cache=tmp_path, root=tmp_path, gpus=gpus, entry="entries:ranks", preload=()

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_gates.errors import EvidenceError
-from pytest_gates.evidence import Evidence, Telemetry
+from pytest_gates.evidence import Artifact, Evidence, Telemetry
 from pytest_gates.evidence_store import read_evidence
 from pytest_gates.model.config import Declared, DeclaredHost, RecordedFile, RecordedRun
 from pytest_gates.model.telemetry import METRICS, encode_line
+from pytest_gates.readers.artifacts import parse
 from pytest_gates.readers.json_report import read_json_report
 from pytest_gates.readers.jsonl import read_jsonl
 from pytest_gates.readers.nvidia_smi import read_nvidia_smi
@@ -24,6 +25,11 @@ from pytest_gates.readers.recorded import adopt
 from pytest_gates.readers.telemetry import parse_telemetry
 from pytest_gates.schema import TELEMETRY
 from pytest_gates.schema.telemetry import telemetry_schema
+
+
+def parse_artifacts(text: str, place: str) -> tuple[Artifact, ...]:
+    return parse(text.encode(), place)
+
 
 FIELD = Path(__file__).parents[2] / "shared" / "field"
 needs_field = pytest.mark.skipif(not FIELD.is_dir(), reason="the field's recordings are not here")
@@ -81,7 +87,12 @@ BAD = [
     ('{"kind":"step","step":0,"train_loss":1e999}', "beyond the range of a double"),
     ('{"kind":"step","step":0,"tokens":1' + "0" * 400 + "}", "beyond the range of a double"),
     ('{"kind":"step","step":0,"step":1}', "a key is there twice"),
+    ('{"kind":"step","step":1' + "0" * 400 + "}", "beyond the range of a double"),
+    ('{"kind":"slot","slot":"x","layer":1' + "0" * 400 + "}", "beyond the range of a double"),
+    ('{"kind":"fact","name":"x","value":[1' + "0" * 400 + "]}", "beyond the range of a double"),
+    ('{"kind":"fact","name":"x","value":{"y":-1e999}}', "beyond the range of a double"),
     ('{"kind":"stp","step":0}', "kind 'stp' is none of step, epoch"),
+    ('{"kind":"' + "x" * 9000 + '"}', "kind 'xxx"),
     ('{"kind":"slot","layer":-2,"slot":"x"}', "layer: "),
     ('{"kind":"property","name":"causality"}', "examples: "),
     ("[1]", "not a JSON object"),
@@ -98,6 +109,15 @@ def test_a_bad_line_is_an_error_with_its_place(line: str, message: str) -> None:
     assert str(caught.value).startswith("t.jsonl:3: ")
     assert message in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("word", ["F32[{}]", "F32[1.0]", "F32[1e999]", "F32", "[]", "F32[-1]"])
+def test_a_tensor_without_a_shape_is_refused_where_artifacts_are_read(word: str) -> None:
+    one = {"path": "checkpoints/a.safetensors", "bytes": 1, "sha256": "11"}
+    sound = parse_artifacts(json.dumps([one | {"tensors": {"a": "BF16[2,3]", "s": "F32[]"}}]), "p")
+    assert len(sound) == 1
+    with pytest.raises(EvidenceError, match=r"^p: 0\.tensors\.a: "):
+        parse_artifacts(json.dumps([one | {"tensors": {"a": word}}]), "p")
 
 
 def test_the_last_word_on_a_fact_counts_and_a_change_is_noted() -> None:

@@ -29,7 +29,7 @@ def _browse(page: Path, *flags: str) -> str:
     profile = page.parent / "profile"
     done = subprocess.run(
         [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", *flags, page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=600, check=True,
     )  # fmt: skip
     return done.stdout
 

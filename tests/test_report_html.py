@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -95,6 +96,25 @@ def test_hostile_ids_and_files_stay_text(project: Project) -> None:
     page = _page(project, "gates.html")
     assert page.all("script") == page.all("img") == []
     assert '"><img src=x onerror=alert(1)>' in page.text
+
+
+NO_CACHE = ("-p", "no:cacheprovider")  # pytest's own cannot keep such a name
+
+
+def test_a_report_takes_no_devices_place_and_shows_a_name_that_is_no_text(
+    project: Project, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    project.steps("steps.jsonl", wall_ms=[40.0 + step % 7 for step in range(30)])
+    contract = project.contract(RECORDED)
+    contract.rename(os.fsdecode(os.fsencode(project.contracts) + b"/\xff.yaml"))
+    pipe = tmp_path_factory.mktemp("elsewhere") / "pipe"
+    os.mkfifo(pipe)
+    result = project.run("--gates-report", str(pipe), *NO_CACHE)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([f"not written: {pipe}: cannot be written (not a regular file)"])
+    assert pipe.is_fifo()
+    project.run("--gates-report", "r.html", *NO_CACHE).assert_outcomes(passed=1)
+    assert "contracts/\\udcff.yaml" in (project.root / "r.html").read_text(encoding="utf-8")
 
 
 def test_one_file_that_asks_nobody_for_anything(judged: Project) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -47,6 +48,27 @@ def test_a_killed_owners_folder_is_removed_by_the_next_one_and_a_living_ones_is_
     assert second.make().is_dir()
     assert not folder.exists()
     second.close()
+
+
+def test_a_folder_that_somebody_sweeps_while_it_is_made_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between any two calls of the one who makes it."""
+    flock, swept = fcntl.flock, []
+
+    def sweep_first(file: object, operation: int) -> None:
+        if not swept:
+            swept.append(True)
+            sweep(tmp_path)
+        flock(file, operation)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fcntl, "flock", sweep_first)
+    staging = Staging(tmp_path)
+    made = staging.make()
+    sweep(tmp_path)
+    assert made.is_dir()
+    assert [one.name for one in made.iterdir()] == ["owner.lock"]
+    staging.close()
 
 
 def test_a_folder_is_its_owners_until_it_lets_go(tmp_path: Path) -> None:

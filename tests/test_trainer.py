@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
-import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -172,38 +174,53 @@ def test_data_cycle_is_said_once_with_the_tokens_of_a_pass(train: Train) -> None
     assert train(data={"shards": ["a.bin"], "validation": 0.2}, steps=2).events("data_cycled") == []
 
 
-def test_told_sizes_are_held_until_they_were_seen(train: Train) -> None:
+def while_it_waits(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Have something done where a run would sleep between two looks at its control folder."""
+    clock = SimpleNamespace(monotonic=lambda: 0.0, sleep=lambda _: act())
+    monkeypatch.setattr("pytest_gates.model.control.time", clock)
+
+
+def test_told_sizes_are_held_until_they_were_seen(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: Callable[[int], Path] = lambda index: train.folder / f"seen-{index}"  # noqa: E731
     seen(0).touch()
-    timer = threading.Timer(0.3, seen(1).touch)
-    timer.start()
+    while_held: list[list[str]] = []
+
+    def look() -> None:
+        told = (train.folder / "out-1" / "telemetry-0.jsonl").read_text(encoding="utf-8")
+        lines = map(json.loads, told.splitlines())
+        while_held.append([one["event"] for one in lines if one["kind"] == "event"])
+        if len(while_held) == 3:
+            seen(1).touch()
+
+    while_it_waits(monkeypatch, look)
     said = train(allocations_mib=(3, 5), steps=2)
-    timer.join()
     held = said.events("memory_held")
     assert [(event["index"], event["mib"]) for event in held] == [(0, 3), (1, 5)]
-    (built,) = said.events("model_built")
-    assert held[1]["at_ms"] - held[0]["at_ms"] < 200
-    assert built["at_ms"] - held[1]["at_ms"] > 150
+    assert [events[-2:] for events in while_held] == [["memory_held"] * 2] * 3
 
 
-def test_a_held_run_stands_before_its_next_step_with_all_others_said(train: Train) -> None:
+def test_a_held_run_stands_before_its_next_step_with_all_others_said(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
     request, out, hold = train.request(steps=6), train.out(), train.folder / "hold"
     said_while_held: list[int] = []
+    held_s = [0.0]
 
     def let_go() -> None:
         said_while_held.append(len(Said(out).steps))
+        held_s[0] = 3600.0
         hold.unlink()
-
-    timers: list[threading.Timer] = []
 
     def stop(step: int) -> None:
         if step == 2:  # this step still runs; the one after it must wait
             hold.touch()
-            timers.append(threading.Timer(0.4, let_go))
-            timers[0].start()
 
+    while_it_waits(monkeypatch, let_go)
+    clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + held_s[0])
+    monkeypatch.setattr("pytest_gates.model.clock.time", clock)
     with TelemetryWriter(out) as writer:
         trainer.run(request, CPU, writer, Seams(before_step=stop))
-    timers[0].join()
     assert said_while_held == [3]
-    assert max(Said(out).column("wall_ms")) < 300
+    assert max(Said(out).column("wall_ms")) < 3_600_000  # an hour that is no step's

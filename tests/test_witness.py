@@ -4,10 +4,12 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fake_nvml import Device, FakeNvml
@@ -25,10 +27,12 @@ RUN = 5_000_001  # above the largest pid that Linux gives, 2^22
 FOREIGN = 5_000_002
 
 
-def observe(nvml: FakeNvml, pid: int = RUN, seconds: float = 0.12) -> Witness:
-    observer = Observer(nvml, nvml.devices[0], pid, time.monotonic_ns())
+def observe(nvml: FakeNvml, pid: int = RUN, adopts: int | None = None) -> Witness:
+    observer = Observer(nvml, nvml.devices[0], pid, time.monotonic_ns(), adopts)
+    begun = nvml.looks
     observer.start()
-    time.sleep(seconds)
+    while nvml.looks < begun + 3:
+        time.sleep(0.005)
     return observer.stop()
 
 
@@ -38,7 +42,7 @@ def test_a_sample_holds_all_that_nvml_tells() -> None:
     assert witness.unavailable is None
     assert witness.gaps == {}
     first = witness.samples[0]
-    assert 0 <= first.at_ms < 100
+    assert 0 <= first.at_ms < witness.samples[-1].at_ms
     assert first == Sample(
         at_ms=first.at_ms,
         pid=RUN,
@@ -54,11 +58,42 @@ def test_a_sample_holds_all_that_nvml_tells() -> None:
     )
 
 
-def test_it_samples_at_least_ten_times_a_second() -> None:
-    witness = observe(FakeNvml(Device()), seconds=0.5)
-    at_ms = [sample.at_ms for sample in witness.samples]
-    assert at_ms == sorted(at_ms)
-    assert len(at_ms) >= 6
+class Time(threading.Event):
+    """A clock that passes while somebody waits, and an event that is set after so many waits."""
+
+    def __init__(self, waits: int) -> None:
+        super().__init__()
+        self.now_ns, self.left = 0, waits
+
+    def monotonic_ns(self) -> int:
+        return self.now_ns
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.now_ns += round(timeout * 1e9)
+        self.left -= 1
+        if self.left == 0:
+            self.set()
+        return self.is_set()
+
+
+def test_it_samples_twenty_times_a_second_and_keeps_to_the_grid_after_a_late_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passes = Time(waits=6)
+    lasts_ms = iter([3, 30, 120, 3, 3, 3])
+
+    def used_mib() -> float:
+        passes.now_ns += next(lasts_ms) * 1_000_000
+        return 0.0
+
+    threads = SimpleNamespace(Event=lambda: passes, Thread=threading.Thread)
+    monkeypatch.setattr("pytest_gates.run.witness.time", passes)
+    monkeypatch.setattr("pytest_gates.run.witness.threading", threads)
+    observer = Observer(FakeNvml(), Device(used_mib=used_mib), RUN, 0)
+    observer.start()
+    threading.Event.wait(passes, 60)
+    assert [sample.at_ms for sample in observer.stop().samples] == [0, 50, 100, 250, 300, 350]
 
 
 def test_what_nvml_refuses_is_none_and_the_reason_is_kept() -> None:
@@ -137,6 +172,22 @@ def test_a_level_is_read_once_it_has_settled() -> None:
     begun = time.monotonic()
     nvml.devices[0].used_mib = rising
     observer.held(ANCHOR_MIB + 100)
+    assert observer.stop().allocations == (Allocation(100, 100.0),)
+
+
+def test_a_level_that_never_settles_is_read_once_more_when_the_time_is_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The process can be held up for longer than it would have waited."""
+    passed_s = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: passed_s[0], monotonic_ns=time.monotonic_ns,
+                            sleep=lambda _: passed_s.append(passed_s.pop() + 5.0))  # fmt: skip
+    nvml = FakeNvml(Device(used_mib=lambda: 500.0 if passed_s[0] < 7 else 600.0))
+    observer = Observer(nvml, nvml.devices[0], RUN, time.monotonic_ns())
+    monkeypatch.setattr("pytest_gates.run.witness.time", clock)
+    observer.held(ANCHOR_MIB)
+    observer.held(ANCHOR_MIB + 100)
+    observer.start()
     assert observer.stop().allocations == (Allocation(100, 100.0),)
 
 
@@ -281,6 +332,11 @@ def test_the_columns_are_those_of_nvidia_smi(tmp_path: Path) -> None:
         (lambda text: text.replace("at_ms", "when"), ":2: "),
         (lambda text: text.replace("50.5", "soon"), ":3: "),
         (lambda text: text.replace("50.5,", ""), ":3: "),
+        (lambda text: text.replace("50.5", "5" * 200_000), ":3: "),
+        (lambda text: text.replace("at_ms", "x" * 200_000), ":2: "),
+        (lambda text: text.replace('"gaps": {}', '"gaps": [1]'), ":1: "),
+        (lambda text: text.replace('"allocations": []', '"allocations": [["a", 1]]'), ":1: "),
+        (lambda text: text.replace('"unavailable": null', '"unavailable": 7'), ":1: "),
     ],
 )
 def test_a_malformed_witness_is_refused_with_its_place(
@@ -309,7 +365,7 @@ def test_a_power_cap_is_no_contamination() -> None:
 def test_a_process_that_is_gone_does_not_exist_here() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         pass
-    witness = observe(FakeNvml(Device(processes={process.pid: 1})), seconds=0.02)
+    witness = observe(FakeNvml(Device(processes={process.pid: 1})))
     assert {sample.foreign_pids for sample in witness.samples} == {None}
 
 
@@ -334,10 +390,8 @@ def test_what_descends_from_the_run_is_the_run() -> None:
             del processes[parent.pid]
             assert observe(nvml, pid=parent.pid).samples[0].used_mib == 5000.0
             # Whoever adopts the run's orphans makes them the run's.
-            adopted = Observer(nvml, device, parent.pid, time.monotonic_ns(), os.getpid())
-            adopted.start()
-            time.sleep(0.05)
-            assert adopted.stop().samples[0].foreign_pids == 0
+            adopted = observe(nvml, parent.pid, adopts=os.getpid())
+            assert adopted.samples[0].foreign_pids == 0
         finally:
             os.kill(child, 9)
             other.kill()

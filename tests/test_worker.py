@@ -5,8 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fake_nvml import Device, FakeNvml
 from pytest_gates.errors import RunError
 from pytest_gates.model.config import CommandRun, ForwardRun, ProbeRun
 from pytest_gates.run.gpus import Gpus, find_gpus
+from pytest_gates.run.server import Server
 from pytest_gates.run.worker import Order, Worker
 
 NO_GPU = Gpus(None, unavailable="NVML is not there: none in this test")
@@ -49,7 +51,7 @@ class Lines(list[Mapping[str, Any]]):
         return next(line["value"] for line in self if line.get("name") == name)
 
 
-def gone(pid: int, within_s: float = 5.0) -> bool:
+def gone(pid: int, within_s: float = 60.0) -> bool:
     until = time.monotonic() + within_s
     while time.monotonic() < until:
         try:
@@ -71,7 +73,7 @@ def test_a_run_that_completes(worker: Worker) -> None:
     assert (finished.out / "telemetry-0.jsonl").is_file()
     request = json.loads((finished.staging / "run.json").read_text())
     assert (request["repetition"], request["run"]["prompt"]) == (2, "complete")
-    assert 0 < finished.wall_ms < 5_000
+    assert finished.wall_ms > 0
     assert gone(finished.pid)
     assert finished.started.endswith("+00:00")
     assert finished.witness.unavailable == "the run asks for no GPU"
@@ -128,20 +130,42 @@ def test_an_unforeseen_error_is_in_the_log(worker: Worker) -> None:
     assert "RuntimeError: boom" in (finished.staging / "log.txt").read_text()
 
 
-def test_a_run_that_hangs_is_ended_with_all_it_started(worker: Worker) -> None:
+def test_a_run_that_hangs_is_ended_with_all_it_started(
+    worker: Worker, hour_passes: Callable[[Callable[[], object]], None]
+) -> None:
     lines = Lines()
-    finished = worker.execute(forward("hang"), timeout_s=0.5, on_line=lines)
-    assert (finished.status, finished.reason) == ("TIMEOUT", "ended after 0.5 s, its time limit")
-    assert 500 <= finished.wall_ms < 2_000
+    hour_passes(lambda: lines)  # once it has told what it started
+    finished = worker.execute(forward("hang"), timeout_s=600.5, on_line=lines)
+    assert (finished.status, finished.reason) == ("TIMEOUT", "ended after 600.5 s, its time limit")
     assert all(map(gone, lines.fact("pids")))
 
 
-def test_a_run_that_ignores_sigterm_is_killed(
+def test_the_time_of_a_run_begins_when_it_is_started(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, stopped = Server.send, list[int]()
+
+    def late(server: Server, **message: Any) -> None:
+        if not stopped:  # the forkserver is held up for longer than the run may take
+            stopped.append(server.pid)
+            os.kill(server.pid, signal.SIGSTOP)
+            threading.Timer(0.4, os.kill, (server.pid, signal.SIGCONT)).start()
+        send(server, **message)
+
+    monkeypatch.setattr(Server, "send", late)
+    assert worker.execute(forward("hang"), timeout_s=0.2).wall_ms >= 200
+    assert stopped
+
+
+def test_a_run_that_ignores_sigterm_is_killed(
+    worker: Worker,
+    monkeypatch: pytest.MonkeyPatch,
+    hour_passes: Callable[[Callable[[], object]], None],
 ) -> None:
     monkeypatch.setattr("pytest_gates.run.process.GRACE_S", 1.0)
     lines = Lines()
-    finished = worker.execute(forward("hang stubborn"), timeout_s=0.5, on_line=lines)
+    hour_passes(lambda: lines)
+    finished = worker.execute(forward("hang stubborn"), timeout_s=600, on_line=lines)
     assert finished.status == "TIMEOUT"
     # Not before the grace was over, which begins in the run's own time whenever it was started.
     assert finished.wall_ms >= 1000
@@ -237,9 +261,30 @@ def test_the_witness_is_shown_the_allocations(tmp_path: Path) -> None:
         finished = worker.execute(forward("hold", "cuda:0"), show_mib=(64, 160), on_line=lines)
     seen = [(each.told_mib, each.seen_mib) for each in finished.witness.allocations]
     assert seen == [(64, 64.0), (160, 160.0)]
-    assert max(lines.fact("waits")) < 1.0
+    assert lines.fact("seen") == [True] * 4
     assert finished.host.gpu is not None
     assert (finished.host.gpu.name, finished.host.driver) == ("NVIDIA H200", "580.159.03")
+
+
+def test_a_run_is_known_before_it_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may speak before the forkserver can say so; whoever ends it then must know its process."""
+    receive, unknown, heard = Server.receive, list[Any](), list[bool]()
+
+    def late(server: Server, timeout_s: float, run_id: int | None = None) -> Any:
+        if unknown:
+            return unknown.pop()
+        message = receive(server, timeout_s, run_id)
+        if message is None or "started" not in message:
+            return message
+        while not list(tmp_path.glob("staging/*/out/telemetry-0.jsonl")):
+            time.sleep(0.01)
+        unknown.append(message)
+        return None
+
+    monkeypatch.setattr(Server, "receive", late)
+    with a_worker(tmp_path) as worker:
+        worker.execute(forward("complete"), on_line=lambda _: heard.append(not unknown))
+    assert heard == [True] * 3
 
 
 PROGRAM = """
@@ -272,7 +317,7 @@ def test_a_program_is_pinned_like_any_run_and_its_tree_is_its_one_rank(tmp_path:
     with a_worker(tmp_path, find_gpus(nvml)) as worker:
         second = worker.gpus.all[1]
         order = Order(run, gpus=(second,))
-        [finished] = worker.execute_in_turns([order], timeout_s=60, on_line=child_computes)
+        [finished] = worker.execute_in_turns([order], timeout_s=600, on_line=child_computes)
     assert (finished.status, finished.reason) == ("COMPLETED", None)
     assert (lines[0]["gpu"], finished.host.gpu) == ("GPU-2", second)
     assert finished.ranks == ()
@@ -283,7 +328,7 @@ def test_a_program_is_pinned_like_any_run_and_its_tree_is_its_one_rank(tmp_path:
 def test_a_run_on_the_cpu_is_told_no_allocations(worker: Worker) -> None:
     lines = Lines()
     finished = worker.execute(forward("hold"), show_mib=(64, 160), on_line=lines)
-    assert lines.fact("waits") == []
+    assert lines.fact("seen") == []
     assert finished.host.gpu is None
 
 
@@ -299,4 +344,3 @@ def test_the_program_itself_says_what_torch_sees(tmp_path: Path) -> None:
     else:
         assert why is None
     assert finished.status == "COMPLETED"
-    assert finished.wall_ms < 2_000

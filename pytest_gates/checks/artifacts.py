@@ -92,8 +92,8 @@ class Artifacts(RunCheck):
             if not whole:
                 yield "the killed run left no finished checkpoint"
             return
-        diverged = {event.detail.get("epoch") for event in evidence.main.events
-                    if event.event == "diverged"}  # fmt: skip
+        diverged = [event.detail.get("epoch") for event in evidence.main.events
+                    if event.event == "diverged"]  # fmt: skip
         epochs = evidence.main.epochs.columns.get("epoch", ())
         finished = [int(epoch) for epoch in epochs
                     if isinstance(epoch, float) and epoch not in diverged]  # fmt: skip
@@ -121,7 +121,7 @@ class Artifacts(RunCheck):
             found = files.get(f"checkpoints/{name}")
             if found is None:
                 yield f"{name} is not there"
-            elif found.sha256 != written[name].get("sha256"):
+            elif not isinstance(written[name], dict) or found.sha256 != written[name].get("sha256"):
                 yield f"{name} has {found.bytes} bytes and other ones than were written"
         yield from _state([files.get(f"checkpoints/{name}") for name in names], evidence)
 
@@ -151,14 +151,14 @@ def _costs(
     """What checkpoints cost beyond what they may: time of the training, memory of the host."""
     facts = evidence.main.facts
     if blocked_below is not None:
-        blocked, whole = facts.get("checkpoint_blocked_ms"), _training_ms(evidence)
+        blocked, whole = _number(facts.get("checkpoint_blocked_ms")), _training_ms(evidence)
         if blocked is None or whole is None:
             yield "the run does not say how long it trained and stood still for checkpoints"
         elif not blocked < blocked_below * whole:
             share, limit = 100 * blocked / whole, 100 * blocked_below
             yield f"the training stood still {short(share)} % of its time, limit {short(limit)} %"
     if memory_below is not None:
-        held, largest = facts.get("host_peak_mib"), _largest_mib(evidence)
+        held, largest = _number(facts.get("host_peak_mib")), _largest_mib(evidence)
         if held is None or largest is None:
             yield "the run does not say how much memory of the host it held, or left no checkpoint"
         elif not held < memory_below * largest:
@@ -169,8 +169,15 @@ def _costs(
 def _training_ms(evidence: Evidence) -> float | None:
     """From the first step's launch to the run's end, the last checkpoint on disk included."""
     at = {event.event: event.detail.get("at_ms") for event in evidence.main.events}
-    begun, ended_at = at.get("training_started"), at.get("run_finished")
-    return None if begun is None or ended_at is None else float(ended_at - begun)
+    begun, ended_at = _number(at.get("training_started")), _number(at.get("run_finished"))
+    return None if begun is None or ended_at is None else ended_at - begun
+
+
+def _number(value: object) -> float | None:
+    """A finite number that somebody told, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
 
 
 def _largest_mib(evidence: Evidence) -> float | None:
@@ -192,7 +199,7 @@ def _told(value: object) -> bool:
         return False
     if isinstance(value, int | float):
         return math.isfinite(value)
-    return value not in {"", "NaN", "Infinity", "-Infinity"}
+    return isinstance(value, str) and value not in {"", "NaN", "Infinity", "-Infinity"}
 
 
 def _changed(files: Mapping[str, Artifact], evidence: Evidence) -> Iterator[str]:

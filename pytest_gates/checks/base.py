@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from pytest_gates.checks.strictness import Compare, FieldChange, unproven
+from pytest_gates.errors import one_line
 from pytest_gates.evidence import Evidence
 from pytest_gates.model.config import PretrainRun, Run
 from pytest_gates.model.telemetry import EVENTS, METRICS
@@ -71,6 +72,15 @@ class Outcome:
     """The one place that it names: `layer 3 ffn_swigl`, `final_norm`; of inputs `tokens`."""
     detail: tuple[str, ...] = ()
     """Further lines for the failure report."""
+
+    def __post_init__(self) -> None:
+        # Words of the evidence are a stranger's; a contract and a terminal take only plain ones.
+        for name in ("summary", "figure", "limit", "slot"):
+            text = getattr(self, name)
+            if text is not None and (plain := one_line(text)) is not text:
+                object.__setattr__(self, name, plain)
+        if self.detail:
+            object.__setattr__(self, "detail", tuple(map(one_line, self.detail)))
 
 
 @dataclass(frozen=True)

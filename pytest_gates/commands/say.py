@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from pytest_gates.errors import visible
+
 PIPE_CLOSED = 141
 """Exit status of a command whose reader went away: what a shell gives for SIGPIPE, 128 + 13."""
 
@@ -27,7 +29,7 @@ def say(text: str) -> None:
         OutputError: it cannot be written.
     """
     with _written():
-        print(text)  # noqa: T201 - a command line talks
+        print(_plain(text))  # noqa: T201 - a command line talks
 
 
 def said() -> None:
@@ -40,7 +42,12 @@ def said() -> None:
 def complain(text: str) -> None:
     """One line, or several, on standard error; where that is full too, nobody can be told."""
     with suppress(OSError):
-        print(text, file=sys.stderr)  # noqa: T201 - a command line talks
+        print(_plain(text), file=sys.stderr)  # noqa: T201 - a command line talks
+
+
+def _plain(text: str) -> str:
+    """Records and evidence that a command tells of may be a stranger's."""
+    return text if text.isprintable() else "\n".join(map(visible, text.split("\n")))
 
 
 @contextmanager

@@ -78,6 +78,8 @@ class FalsifierLoader:
                 self._applies(node, gate, fault)
                 gate = gate if fault is None else carrying(gate, fault)
                 target = self._target(node, gate, fault, expect)
+        for one in self.source.unseen(node.get("id")):
+            self.say(node_at(node, ("id",)), one.message)
         return Falsifier(
             id=_text(node, "id") or fallback,
             place=self.source.place(node),

@@ -131,6 +131,9 @@ _MEANINGS = (
 )
 """Parts of what libyaml and the pure parser say, and the same for people."""
 
+_CONFLICT = re.compile(r"^(?:<{7}|>{7}) ", re.MULTILINE)
+"""What git puts where two branches changed the same lines."""
+
 _SHORT = 60
 
 
@@ -141,6 +144,10 @@ def shorten(text: str) -> str:
 
 def syntax_finding(error: MarkedYAMLError, text: str, file: str) -> Finding:
     """A scanner's or parser's error as one short line with its place."""
+    conflict = _CONFLICT.search(text)
+    if conflict is not None:
+        line, column = _position(text, conflict.start())
+        return Finding(Place(file, line, column), "a merge left its conflict here; resolve it")
     problem = str(error.problem)
     mark: Mark | None = error.problem_mark or error.context_mark
     if mark is None:

@@ -91,13 +91,14 @@ class _Loader:
             source=self.source, table=self.table, gpus=self.gpus, gates=gates, say=self._say
         ).load(self._list("falsification_tests"), self._misspelt, self._typed)
         self.findings.extend(self.table.findings)
+        name = self._contract_id()
         if self.findings:
             raise ContractError(tuple(dict.fromkeys(self.findings)))
         declared: list[Gate | Falsifier] = [*gates.values(), *falsifiers]
         items = sorted(declared, key=lambda item: item.place)
         return Contract(
             file=self.file,
-            id=self._contract_id(),
+            id=name,
             text=self.text,
             runs=self.table.typed,
             gpus=self.gpus,
@@ -142,6 +143,7 @@ class _Loader:
             for key in path:
                 node = node.get(key) if isinstance(node, MappingNode) else None  # type: ignore[assignment]
             if isinstance(node, Scalar) and node.value:
+                self.findings.extend(self.source.unseen(node))
                 return node.value
         return Path(self.file).stem
 
@@ -184,6 +186,7 @@ class _Loader:
             self._say(at, "a gate with a `run` or `requires` needs `checks`")
         if checks and self._text(node, "id") == "":
             self._say(node, "an executable gate needs an `id`")
+        self.findings.extend(self.source.unseen(node.get("id")))
         repeats = self._repeats(node, run, checks)
         runs = {name: self.table.typed[name] for name in repeats if name in self.table.typed}
         if len(runs) == len(repeats) and (run in runs if run else "run" not in meant):

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr
 
 from pytest_gates.canonical import digest, text_digest
 from pytest_gates.checks.base import Check, Verdict
-from pytest_gates.errors import Place
+from pytest_gates.errors import Place, one_line
 from pytest_gates.evidence import run_hash
 from pytest_gates.model.config import Run
 from pytest_gates.model.faults import Fault
@@ -48,7 +48,8 @@ class Waiver(Block):
         return self.until < today
 
     def __str__(self) -> str:
-        return f"waived until {self.until} by {self.owner}: {self.reason}"
+        words = f"waived until {self.until} by {self.owner}: {self.reason}".split()
+        return one_line(" ".join(words))
 
 
 class GpuRow(Block):

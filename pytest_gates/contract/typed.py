@@ -16,7 +16,7 @@ from pytest_gates.contract.nodes import Mapping as MappingNode
 from pytest_gates.contract.nodes import Node, Scalar, node_at, surprise
 from pytest_gates.contract.nodes import Sequence as SequenceNode
 from pytest_gates.contract.words import hint, nearest
-from pytest_gates.errors import Finding, Place
+from pytest_gates.errors import Finding, Place, one_line
 from pytest_gates.model.device import DEVICE_GRAMMAR
 from pytest_gates.model.misfit import MisfitError
 
@@ -42,6 +42,13 @@ class Source:
     def finding(self, node: Node, message: str) -> Finding:
         """A finding at a node."""
         return Finding(self.place(node), message)
+
+    def unseen(self, node: Node | None) -> list[Finding]:
+        """What is wrong with an id: whoever reads it in a report must see what it is."""
+        if not isinstance(node, Scalar) or one_line(node.value.strip()) == node.value.strip():
+            return []
+        text = "an id is one line of visible characters"
+        return [self.finding(node, f"{text}; found {json.dumps(shorten(node.value))}")]
 
 
 def locate_below(node: Node) -> Locate:

@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import StrictStr, TypeAdapter, ValidationError
+from pydantic import Field, StrictStr, TypeAdapter, ValidationError
 
 from pytest_gates.errors import EvidenceError
 from pytest_gates.evidence import Artifact
@@ -22,11 +22,15 @@ ARTIFACTS = "artifacts.json"
 _JSON_LIMIT = 2**20
 
 
+_Tensor = Annotated[StrictStr, Field(pattern=r"^[A-Z][A-Z0-9_]*\[(\d{1,15}(,\d{1,15}){0,15})?\]$")]
+"""A tensor's type and shape as the header of safetensors has them: `F32[16,24]`."""
+
+
 class _Line(Settings):
     path: StrictStr
     bytes: Index
     sha256: StrictStr
-    tensors: dict[StrictStr, StrictStr] | None = None
+    tensors: dict[StrictStr, _Tensor] | None = None
     metadata: dict[StrictStr, Any] | None = None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -34,6 +35,12 @@ from pytest_gates.model.telemetry import EVENTS, METRICS, Scope, decode_number
 
 SHOWN = 120
 """Characters of a bad line that an error quotes."""
+
+
+def shown(value: object) -> str:
+    """What an error quotes of a value."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 
 def _number(value: object) -> float | None:
@@ -336,7 +343,7 @@ def typed_line(value: object, where: str) -> _Line:
         raise EvidenceError(f"{where}: not a JSON object")
     kind = value.get("kind")
     if not isinstance(kind, str) or kind not in LINES:
-        raise EvidenceError(f"{where}: kind {kind!r} is none of {', '.join(LINES)}")
+        raise EvidenceError(f"{where}: kind {shown(kind)} is none of {', '.join(LINES)}")
     try:
         return LINES[kind].model_validate(value)
     except ValidationError as error:
@@ -355,7 +362,22 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return mapping
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=unique)
+def _integer(text: str) -> int:
+    if len(text) > sys.float_info.max_10_exp:
+        raise ValueError(f"an integer of {len(text)} characters is beyond the range of a double")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:SHOWN]} is beyond the range of a double")
+    return number
+
+
+_DECODER = json.JSONDecoder(
+    parse_constant=_refuse, parse_int=_integer, parse_float=_float, object_pairs_hook=unique
+)
 
 
 def describe(error: ValidationError) -> str:

@@ -16,11 +16,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydantic import StrictInt, StrictStr, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic refuses typing's before Python 3.12
+
 from pytest_gates.errors import EvidenceError
 from pytest_gates.evidence import Allocation, Sample, Witness
+from pytest_gates.readers.telemetry import describe
 
 _NOT_AVAILABLE = "[N/A]"
 _COMMENT = "# "
+
+
+class _Aside(TypedDict):
+    """What the comment line holds."""
+
+    allocations: list[tuple[StrictInt, float | None]]
+    unavailable: StrictStr | None
+    gaps: dict[StrictStr, StrictStr]
+
+
+_ASIDE = TypeAdapter(_Aside)
 
 
 def _mask(value: int) -> str:
@@ -80,17 +95,29 @@ def read_witness(path: Path) -> Witness:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             comment, *lines = file.read().split("\n")
-        aside = json.loads(comment.removeprefix(_COMMENT))
-        allocations = tuple(Allocation(told, seen) for told, seen in aside["allocations"])
-        unavailable, gaps = aside["unavailable"], aside["gaps"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise EvidenceError(f"{path}:1: not the comment line of a witness: {error}") from error
-    if next(csv.reader(lines[:1]), None) != [name for _, name, _, _ in _COLUMNS]:
+        aside = _ASIDE.validate_json(comment.removeprefix(_COMMENT))
+    except ValidationError as error:
+        raise EvidenceError(
+            f"{path}:1: not the comment line of a witness: {describe(error)}"
+        ) from None
+    except ValueError as error:
+        raise EvidenceError(f"{path}:1: not the comment line of a witness: {error}") from None
+    if _cells(path, 2, lines[0] if lines else "") != [name for _, name, _, _ in _COLUMNS]:
         raise EvidenceError(f"{path}:2: not the columns of a witness")
     samples = tuple(
-        _sample(path, number, row) for number, row in enumerate(csv.reader(lines[1:]), 3) if row
+        _sample(path, number, row)
+        for number, line in enumerate(lines[1:], 3)
+        if (row := _cells(path, number, line))
     )
-    return Witness(samples, allocations, unavailable, gaps)
+    allocations = tuple(Allocation(told, seen) for told, seen in aside["allocations"])
+    return Witness(samples, allocations, aside["unavailable"], aside["gaps"])
+
+
+def _cells(path: Path, number: int, line: str) -> list[str]:
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error as error:  # a cell of more than 128 KiB
+        raise EvidenceError(f"{path}:{number}: not a sample of a witness: {error}") from None
 
 
 def _sample(path: Path, number: int, row: list[str]) -> Sample:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from pytest_gates.checks.base import Outcome, Verdict
 from pytest_gates.contract.models import Expectation, Falsifier, Gate
+from pytest_gates.errors import one_line
 from pytest_gates.results import Mode, Status
 from pytest_gates.run.plan import describe
 from pytest_gates.verdict import Judgement
@@ -122,4 +123,4 @@ def check_lines(outcome: Outcome) -> list[str]:
 
 
 def _row(label: str, text: str) -> str:
-    return f"  {label:<10}{text}"
+    return f"  {label:<10}{one_line(text)}"

@@ -121,12 +121,15 @@ def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all.
 
     Raises:
-        GatesError: it cannot be written.
+        GatesError: it cannot be written, or something else than a file lies there: a file put in a
+            device's place would be the end of that device.
     """
+    if path.exists() and not path.is_file():
+        raise GatesError(f"{path}: cannot be written (not a regular file)")
     staged = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        staged.write_text(text, encoding="utf-8")
+        staged.write_text(text, encoding="utf-8", errors="backslashreplace")  # a file's name
         staged.replace(path)
     except OSError as error:
         with suppress(OSError):

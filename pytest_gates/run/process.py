@@ -123,7 +123,6 @@ class RunProcess:
             linger_s=self.linger_s,
             imports=self._imports,
         )
-        self._until = None if timeout_s is None else time.monotonic() + timeout_s
 
     @property
     def over(self) -> bool:
@@ -137,7 +136,8 @@ class RunProcess:
             RunError: the forkserver is dead, and the run with it.
         """
         self._listen(_POLL_S)
-        self._read_telemetry()
+        if self._pid is not None:  # whoever hears of a run can rely on its being known
+            self._read_telemetry()
         if self._until is not None and time.monotonic() > self._until and not self.over:
             self._server.send(end=self._id, grace_s=GRACE_S)
             self._until, self._timeout_s = None, self._limit_s
@@ -203,6 +203,8 @@ class RunProcess:
             return
         if "started" in message:
             self._pid, self._started_ns = message["started"], message["at_ns"]
+            if self._limit_s is not None:  # its time begins with it, whenever that was
+                self._until = self._started_ns / 1e9 + self._limit_s
             if not self._launched:
                 self._watch_rank(0, message["started"])
         else:

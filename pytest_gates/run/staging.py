@@ -43,9 +43,7 @@ class Staging:
                 self._swept = True
             self._release_removed()
             made = Path(tempfile.mkdtemp(dir=self._folder))
-            lock = (made / OWNER).open("wb")
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._locks[made] = lock
+            self._locks[made] = _owned(made)
             return made
 
     def close(self) -> None:
@@ -57,6 +55,15 @@ class Staging:
     def _release_removed(self) -> None:
         for made in [made for made in self._locks if not made.exists()]:
             self._locks.pop(made).close()
+
+
+def _owned(made: Path) -> BinaryIO:
+    """The lock of a new folder; its file has its name once it is held, for others look at it."""
+    draft = made / f"{OWNER}.draft"
+    lock = draft.open("wb")
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    draft.rename(made / OWNER)
+    return lock
 
 
 def sweep(folder: Path) -> None:

@@ -100,16 +100,16 @@ class Observer:
         self._allocations.append(Allocation(told_mib - ANCHOR_MIB, seen))
 
     def _settled_mib(self) -> float | None:
-        """Device memory in use once it has stopped moving, after `_SETTLE_S` at the latest."""
+        """Device memory in use once it has stopped moving, or as it is after `_SETTLE_S`."""
         until = time.monotonic() + _SETTLE_S
         readings: list[float | None] = []
-        while time.monotonic() < until:
+        while True:
+            late = time.monotonic() >= until  # before the reading, which then is of a later time
             readings.append(self._device_used_mib())
             last = readings[-_SETTLED_READINGS:]
-            if len(last) == _SETTLED_READINGS and len(set(last)) == 1:
-                break
+            if late or (len(last) == _SETTLED_READINGS and len(set(last)) == 1):
+                return readings[-1]
             time.sleep(_SETTLE_STEP_S)
-        return readings[-1]
 
     def _watch(self) -> None:
         period_ns = 1_000_000_000 // SAMPLES_PER_SECOND
