@@ -309,9 +309,7 @@ def test_one_mistake_is_one_line_and_what_only_follows_from_it_is_not_said(
     assert said.startswith(told)
 
 
-def test_a_list_under_a_key_of_its_authors_is_prose_where_nothing_in_it_is_executable() -> (
-    None
-):
+def test_a_list_under_a_key_of_its_authors_is_prose_where_nothing_in_it_is_executable() -> None:
     prose = "falsifiers:\n  - {id: F, inject: a NaN, checks: [finite]}\n  - words\n"
     assert refused(prose) == []
 

@@ -127,10 +127,10 @@ class _Loader:
 
     def _misnamed(self, root: MappingNode) -> set[str]:
         """Say each list whose entries are executable under a key that is not; what was meant."""
-        meant = set()
+        meant: set[str] = set()
         for key, node in root.entries:
             if key.value not in TOP_KEYS and isinstance(node, Sequence):
-                for name in {_belongs(item) for item in node.items} - {None}:
+                for name in sorted({belongs for item in node.items if (belongs := _belongs(item))}):
                     self._say(key, f"unknown key `{key.value}`; did you mean `{name}`?")
                     meant.add(name)
         return meant
