@@ -112,13 +112,12 @@ class PretrainRun(Modelled):
                 "steps",
             )
         if self.epochs is not None and 0 < self.epochs * self.validate_every < self.steps:
-            raise ValueError(
+            raise MisfitError(
                 f"{self.epochs} epochs of {self.validate_every} steps reach "
-                f"{self.epochs * self.validate_every} steps, the run asks for {self.steps}"
+                f"{self.epochs * self.validate_every} steps, the run asks for {self.steps}",
+                "epochs",
             )
-        for text in (*self._undivided(), *self._unreachable()):
-            raise ValueError(text)
-        for path, text in self._unlaunched():
+        for path, text in (*self._undivided(), *self._unreachable(), *self._unlaunched()):
             raise MisfitError(text, *path)
         return self
 
@@ -138,45 +137,51 @@ class PretrainRun(Modelled):
             text = "statistics and anatomy look at one process; leave `launch` out for them"
             yield ("launch",), text
 
-    def _undivided(self) -> Iterator[str]:
-        parts = self.micro_batches
+    def _undivided(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        parts, at = self.micro_batches, ("micro_batches",)
         if self.launch is not None:
             if self.batch_size % self.ranks:
-                yield f"batch_size {self.batch_size} does not divide among {self.ranks} ranks"
+                text = f"batch_size {self.batch_size} does not divide among {self.ranks} ranks"
+                yield ("batch_size",), text
             elif isinstance(parts, tuple):
-                yield "under launch all micro-batches are equal: give their number"
+                yield at, "under launch all micro-batches are equal: give their number"
             elif self.rank_batch_size % parts:
                 said = f"{self.rank_batch_size} sequences of a rank"
-                yield f"{said} do not divide into {parts} micro-batches"
+                yield at, f"{said} do not divide into {parts} micro-batches"
         elif isinstance(parts, int) and self.batch_size % parts:
-            yield f"batch_size {self.batch_size} does not divide into {parts} micro-batches"
+            yield at, f"batch_size {self.batch_size} does not divide into {parts} micro-batches"
         elif isinstance(parts, tuple) and sum(parts) != self.batch_size:
             sizes = " + ".join(map(str, parts)) or "none"
-            yield f"micro_batches {sizes} make {sum(parts)} sequences, batch_size is " + str(
-                self.batch_size
-            )
+            made = f"micro_batches {sizes} make {sum(parts)} sequences"
+            yield at, f"{made}, batch_size is {self.batch_size}"
 
-    def _unreachable(self) -> Iterator[str]:
+    def _unreachable(self) -> Iterator[tuple[tuple[str, ...], str]]:
         if self.validation_batches == 0:
-            for name, asked in (
-                ("early_stopping", self.early_stopping is not None),
-                ("checkpoint", self.checkpoint != "never"),
-                ("target_val_loss", self.target_val_loss is not None and self.regime is None),
-                ("stimulus val_loss", isinstance(self.stimulus, ValidationLoss)),
+            for path, asked in (
+                (("early_stopping",), self.early_stopping is not None),
+                (("checkpoint",), self.checkpoint != "never"),
+                (("target_val_loss",), self.target_val_loss is not None and self.regime is None),
+                (("stimulus", "val_loss"), isinstance(self.stimulus, ValidationLoss)),
             ):
                 if asked:
-                    yield f"{name} needs validations; validation_batches is 0"
-        late = [step for step in self.statistics if step >= self.steps]
+                    text = f"{' '.join(path)} needs validations; validation_batches is 0"
+                    yield path[:1], text
+        late: list[tuple[tuple[str, ...], int]] = [
+            (("statistics",), step) for step in self.statistics if step >= self.steps
+        ]
         if isinstance(self.stimulus, Kill | NonFinite) and self.stimulus.step >= self.steps:
-            late.append(self.stimulus.step)
-        if late:
-            yield f"step {late[0]} lies beyond the run's {self.steps} steps"
+            late.append((("stimulus", "step"), self.stimulus.step))
+        for at, step in late:
+            yield at, f"step {step} lies beyond the run's {self.steps} steps"
         if isinstance(self.stimulus, FlippedBit) and self.checkpoint == "never":
-            yield "stimulus flipped_bit needs a checkpoint; give it `checkpoint: epoch`"
+            text = "stimulus flipped_bit needs a checkpoint; give it `checkpoint: epoch`"
+            yield ("stimulus",), text
         if self.anatomy > self.steps:
-            yield f"anatomy of {self.anatomy} steps is longer than the run of {self.steps}"
+            text = f"anatomy of {self.anatomy} steps is longer than the run of {self.steps}"
+            yield ("anatomy",), text
         if self.resume is not None and self.resume.run.checkpoint == "never":
-            yield "the run that is resumed keeps no checkpoint; give it `checkpoint: epoch`"
+            text = "the run that is resumed keeps no checkpoint; give it `checkpoint: epoch`"
+            yield ("resume", "run"), text
 
     @property
     def architecture(self) -> Architecture:

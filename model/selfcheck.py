@@ -40,7 +40,9 @@ class SelfCheck:
             return
         count = self._run.validation_batches * self._run.batch_size
         windows = self._declared_out.read(range(min(count, self._declared_out.count)))
-        weights = {name: whole(p) for name, p in self._model.named_parameters()}
+        weights = {
+            name: whole(p) for name, p in self._model.named_parameters(remove_duplicate=False)
+        }
         loss = reference_loss(self._run.architecture, weights, windows)
         self._writer.fact("reference_val_loss", loss)
         self._writer.fact("validation_error", relative_error(self._told, loss))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
 
-from pytest_gates.settings import INI_OPTIONS, settings_from
+from pytest_gates.settings import INI_OPTIONS, not_asked_for, settings_from
 
 if TYPE_CHECKING:
     from pytest_gates.items import ContractFile
@@ -109,6 +109,15 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ContractFi
 
     file: ContractFile = ContractFile.from_parent(parent, path=file_path)
     return file
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+) -> None:
+    nothing = {pytest.ExitCode.NO_TESTS_COLLECTED, pytest.ExitCode.USAGE_ERROR}
+    if exitstatus in nothing and not config.getoption("gates"):
+        for folder in not_asked_for(config):
+            terminalreporter.line(f"contracts are items of `pytest --gates {folder}` only")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -188,3 +188,26 @@ def _positive(config: pytest.Config, name: str) -> float:
     if not 0 < value < float("inf"):
         raise ValueError(f"{name} = {text!r} in pytest's configuration: expected a positive number")
     return value
+
+
+def not_asked_for(config: pytest.Config) -> tuple[str, ...]:
+    """Folders, as they were typed, of contracts that a session was given without `--gates`."""
+    given = config.invocation_params
+    typed = {arg.split("::")[0] for arg in given.args if not arg.startswith("-")}
+    folders = set()
+    for name in typed:
+        path = given.dir / name
+        files = path.glob("*.y*ml") if path.is_dir() else [path] * path.is_file()
+        if any(_reads_as_contract(file) for file in files):
+            folders.add(name if path.is_dir() else str(Path(name).parent))
+    return tuple(sorted(folders))
+
+
+def _reads_as_contract(file: Path) -> bool:
+    if file.suffix not in {".yaml", ".yml"}:
+        return False
+    try:
+        with file.open("rb") as text:
+            return b"\ngates:" in text.read(2**20)
+    except OSError:
+        return False

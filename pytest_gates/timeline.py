@@ -52,6 +52,14 @@ class Entry(NamedTuple):
     value: float | None
     headroom_pct: float | None
     reason: str
+    kind: str
+
+    @property
+    def said(self) -> str:
+        """The outcome in the words of a session: of a falsifier, whether its gate went red."""
+        if self.kind != "falsifier":
+            return self.verdict
+        return "CAUGHT" if self.verdict == "pass" else "SURVIVED"
 
     @property
     def key(self) -> Key:
@@ -91,6 +99,7 @@ def entry_of(sha: str, record: Mapping[str, Any]) -> Entry:
         value=value if isinstance(value, int | float) else None,
         headroom_pct=decided.get("headroom_pct"),
         reason=record["reason"] or "",
+        kind=record["kind"],
     )
 
 

@@ -116,14 +116,18 @@ def nearest(word: str, known: Collection[str]) -> str | None:
     return matches[0] if matches else None
 
 
+def _words(name: str) -> list[str]:
+    return name.replace("_", " ").split()
+
+
 def hint(word: str, known: Collection[str], listed: str = "") -> str:
     """What an unknown word may have meant: names it is a part of, else a near miss, else all.
 
-    `wall` is `wall_ms` without its unit, `RTX 4090` lacks `NVIDIA` and `GeForce`. Where there are
-    too many to be told in a line, `listed` says where they are.
+    `wall` is `wall_ms` without its unit, `loss` any of three, `RTX 4090` lacks `NVIDIA` and
+    `GeForce`. Where there are too many to be told in a line, `listed` says where they are.
     """
-    said = set(word.split())
-    wider = [one for one in known if one.startswith(f"{word}_") or said <= set(one.split())]
+    said = set(_words(word))
+    wider = [one for one in known if said <= set(_words(one))]
     near = (wider if said else []) or [one for one in [nearest(word, known)] if one is not None]
     if near:
         return f"did you mean {' or '.join(f'`{one}`' for one in near)}?"

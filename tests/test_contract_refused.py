@@ -169,6 +169,19 @@ def test_a_check_that_cannot_be_is_refused_at_its_place(check: str, told: str) -
         ),
         (
             "steps: 100",
+            "steps: 100\n    stimulus: {kind: kill, step: 100}",
+            "10:34: step 100 lies beyond the run's 100 steps",
+        ),
+        ("steps: 100", "steps: 100\n    micro_batches: 3", "10:20: batch_size 2 does not divide"),
+        ("steps: 100", "steps: 100\n    anatomy: 101", "10:14: anatomy of 101 steps is longer"),
+        (
+            "steps: 100",
+            "steps: 100\n    validation_batches: 0\n    checkpoint: epoch",
+            "11:17: checkpoint needs validations; validation_batches is 0",
+        ),
+        ("steps: 100", "steps: 100\n    validate_every: 9\n    epochs: 9", "11:13: 9 epochs of 9"),
+        (
+            "steps: 100",
             "steps: 100\n    optimizer: {lr: abc}",
             "10:21: `lr`: expected a number; found `abc`",
         ),

@@ -100,6 +100,14 @@ RUN_OF |= {"equal_ranks": "ranks"}
 """The run that a check is shown over, where it is not `gpu`."""
 
 
+def test_the_straight_line_leads_to_every_file_beside_it() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    package = ROOT / "pytest_gates"
+    files = {one.name for one in package.glob("*.py")} - {"__init__.py"}
+    folders = {f"{one.parent.name}/" for one in package.glob("*/__init__.py")}
+    assert {name for name in files | folders if f"`{name}" not in page} == set()
+
+
 def test_every_check_has_its_section_with_an_example_that_loads() -> None:
     page = (DOCS / "checks.md").read_text(encoding="utf-8")
     sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))

@@ -166,6 +166,25 @@ BLIND = """
 """
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("--gate", "GATE-BLNID"), "--gate: there is no 'GATE-BLNID' here; did you mean `GATE-BLI"),
+        (("--fault", "frozen_weight"), "--fault: there is no 'frozen_weight' here; did you mean `"),
+    ],
+)
+def test_mutate_refuses_a_name_that_nothing_has_for_nothing_tried_is_no_success(
+    project: Project, capsys: pytest.CaptureFixture[str], option: tuple[str, str], said: str
+) -> None:
+    from pytest_gates.cli import main
+
+    file = project.contract(BLIND)
+    for more in ((), ("--plan",)):
+        assert main(["mutate", str(file), *option, *more]) == 1
+        told = capsys.readouterr()
+        assert (told.out, told.err.startswith(said)) == ("", True)
+
+
 def test_a_blind_gate_lets_its_falsifier_survive_and_mutate_says_so(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

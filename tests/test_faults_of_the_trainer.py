@@ -32,7 +32,7 @@ def both(train: Train, fault: dict[str, Any], **settings: Any) -> tuple[Said, Sa
         ({"fault": "double_step"}, {}, "optimizer_steps", [4, 8]),
         ({"fault": "optimizer_defaults"}, {}, "optimizer.beta2", [0.95, 0.999]),
         ({"fault": "optimizer_defaults"}, {}, "optimizer.weight_decay", [0.1, 0.01]),
-        ({"fault": "tied_weights"}, UNVALIDATED, "tied", [False, True]),
+        ({"fault": "tied_weights"}, {}, "tied", [False, True]),
         ({"fault": "stray_parameter", "count": 7}, TIED, "shapes_as_declared", [True, False]),
         (
             {"fault": "regime_wins"}, FINETUNE, "config.optimizer.lr.from",

@@ -84,6 +84,41 @@ def test_filters_that_leave_nothing_are_said(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == "no record is left by these filters\n"
 
 
+def test_a_falsifier_is_told_in_the_words_of_a_session(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger, parents = Ledger(root / "evidence"), ()
+    for day, verdict in ((5, Verdict.FAIL), (6, Verdict.PASS)):
+        time = f"2026-01-0{day}T10:00:00Z"
+        changes = {"kind": "falsifier", "subject": "FALSIFY-G", "verdict": verdict}
+        parents = (ledger.append(record(time=time, parents=parents, **changes)),)
+    assert cli.main(["history", "FALSIFY-G"]) == 0
+    lines = capsys.readouterr().out.splitlines()[-2:]
+    assert [line.split()[1] for line in lines] == ["SURVIVED", "CAUGHT"]
+    assert lines[1].endswith("SURVIVED -> CAUGHT")
+    assert cli.main(["history"]) == 0
+    (line,) = [one for one in capsys.readouterr().out.splitlines() if "FALSIFY-G" in one]
+    assert "CAUGHT" in line.split()
+    assert cli.main(["history", "FALSIFY-G", "--verdict", "fail", "--json"]) == 0
+    assert [one["verdict"] for one in json.loads(capsys.readouterr().out)] == ["fail"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("OTEHR", "no record of OTEHR; did you mean `OTHER`?\n"),
+        ("C::OTHR", "no record of C::OTHR; did you mean `C::OTHER`?\n"),
+        ("NOWHERE", "no record of NOWHERE\n"),
+    ],
+)
+@pytest.mark.usefixtures("root")
+def test_an_id_without_a_record_is_answered_with_the_one_that_was_meant(
+    typed: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["history", typed]) == 1
+    assert capsys.readouterr().err == said
+
+
 @pytest.mark.usefixtures("root")
 def test_csv_has_a_row_a_judgement(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["history", "G", "--csv"]) == 0

@@ -45,7 +45,8 @@ def test_a_new_contract_validates(
     assert main(["new", "My first-claims", "--kind", kind, *extra]) == 0
     assert main(["validate", "contracts"]) == 0
     assert "GATE-MY-FIRST-CLAIMS-001" in (root / "contracts" / "My first-claims.yaml").read_text()
-    assert "pytest --gates" in capsys.readouterr().out
+    written = "written contracts/My first-claims.yaml; judge it with: pytest --gates contracts\n"
+    assert written in capsys.readouterr().out
 
 
 def test_a_new_contract_names_the_schema_that_the_project_keeps_and_none_that_is_not_there(
@@ -74,9 +75,14 @@ def test_a_new_contract_over_a_log_runs_and_passes(root: Path, project: Project)
     assert "budget" not in (root / "contracts" / "plain.yaml").read_text(encoding="utf-8")
 
 
-def test_a_new_forward_contract_runs_and_passes(root: Path, project: Project) -> None:
-    assert main(["new", "path", "--kind", "forward"]) == 0
-    project.run().assert_outcomes(passed=2)
+@pytest.mark.parametrize(("kind", "gates"), [("forward", 2), ("training", 3)])
+def test_a_new_contract_runs_passes_and_each_of_its_gates_is_seen_red(
+    root: Path, project: Project, kind: str, gates: int
+) -> None:
+    assert main(["new", "path", "--kind", kind]) == 0
+    result = project.run("--gates-strict")
+    result.assert_outcomes(passed=2 * gates)
+    result.stdout.fnmatch_lines([f"seen red: {gates} of {gates} gates"])
 
 
 def test_a_new_gpu_contract_is_blocked_where_there_is_none_but_its_refusal_is_seen_red(
@@ -91,14 +97,18 @@ def test_a_new_gpu_contract_is_blocked_where_there_is_none_but_its_refusal_is_se
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["x"], "--kind is missing"),
+        (["x"], "--kind (training, gpu, forward, recorded) is missing"),
         (["--kind", "training"], "NAME is missing"),
         (["x", "--kind", "gpu", "--budget-ms", "60"], "--gpu is missing"),
         (["x", "--kind", "recorded"], "--file is missing"),
         (["x", "--kind", "recorded", "--file", "none.jsonl"], "none.jsonl: No such file"),
         (["x", "--kind", "recorded", "--file", "empty.jsonl"], "empty.jsonl: "),
         (["...", "--kind", "training"], "no letter or digit"),
-        (["x", "--kind", "gpu", "--gpu", "H2OO", "--budget-ms", "60"], "unknown GPU 'H2OO'"),
+        (["x", "--kind", "gpu", "--gpu", "H2OO", "--budget-ms", "60"], "--gpu: unknown GPU 'H2OO'"),
+        (
+            ["x", "--kind", "gpu", "--gpu", "H200", "--budget-ms", "60"],
+            "--gpu: unknown GPU 'H200'; did you mean `NVIDIA H200`?\n",
+        ),
         (["x", "--kind", "training", "--model", "llama-2m"], "unknown model 'llama-2m'"),
         (["x", "--kind", "gpu", "--gpu", "NVIDIA H200", "--budget-ms", "nan"], "nan"),
     ],

@@ -10,6 +10,8 @@ import sys
 import pytest
 from project import RECORDED, Project, dedented
 
+import pytest_gates.plugin
+
 QUICK = [40.0 + (index % 7) for index in range(30)]
 SLOW = [200.0 + (index % 7) for index in range(30)]
 
@@ -274,6 +276,28 @@ def test_yaml_of_other_plugins_is_not_ours(recorded: Project) -> None:
     (recorded.root / "other.yaml").write_text("gates: [{id: GATE-FOREIGN}]\n")
     result = recorded.run(".")
     assert "GATE-FOREIGN" not in result.stdout.str()
+
+
+@pytest.mark.parametrize(
+    ("typed", "folder"),
+    [
+        ("contracts", "contracts"),
+        ("contracts/claims.yaml", "contracts"),
+        ("contracts/claims.yaml::GATE-MEDIAN", "contracts"),
+        ("other", None),
+    ],
+)
+def test_contracts_without_the_option_are_answered_with_the_option(
+    recorded: Project, typed: str, folder: str | None
+) -> None:
+    other = recorded.root / "other"
+    other.mkdir()
+    (other / "site.yaml").write_text("# of another tool\npages: []\n", encoding="utf-8")
+    result = recorded.pytester.runpytest_inprocess(typed, plugins=[pytest_gates.plugin])
+    assert result.ret in {pytest.ExitCode.NO_TESTS_COLLECTED, pytest.ExitCode.USAGE_ERROR}
+    told = [line for line in result.outlines if "--gates" in line]
+    expected = f"contracts are items of `pytest --gates {folder}` only"
+    assert told == ([] if folder is None else [expected])
 
 
 def test_a_missing_folder_is_said(project: Project) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loading import gate, refused
 from project import Project
 
 from pytest_gates.errors import EvidenceError
@@ -209,3 +210,38 @@ def test_a_metric_that_is_missing_is_blocked_with_the_names_that_are_there(
     done = project.run("-rs")
     done.assert_outcomes(skipped=1)
     assert told in done.stdout.str()
+
+
+CLOCK = """\
+runs:
+  base:
+    driver: command
+    argv: [python, train.py]
+    device: cuda:0
+    telemetry:
+      - path: "{out}/log.csv"
+        format: csv
+        fields: {train_loss: loss, wall_ms: {field: clock, unit: s, difference: true}}
+    declares: {steps: 60, vocab: 256, step_gflop: 0.6}
+"""
+
+
+@pytest.mark.parametrize(
+    ("check", "column", "window"),
+    [
+        ("{kind: descent, drop: 0.5}", 9, "[1, 59]"),
+        ("{kind: descent, steps: [0, 39]}", 32, "[1, 39]"),
+        ("{kind: budget, metric: wall_ms, steps: [0, 59], below: 500}", 48, "[1, 59]"),
+    ],
+)
+def test_a_window_of_a_clock_begins_after_the_first_step_which_has_no_time(
+    check: str, column: int, window: str
+) -> None:
+    (said,) = refused(gate(check), CLOCK)
+    assert said.startswith(f"15:{column}: ")
+    assert said.endswith(
+        f": wall_ms is told by `difference: true`, so step 0 has none; write steps: {window}"
+    )
+    later = check.replace("[0, ", "[1, ").replace("drop: 0.5", "steps: [1, 59]")
+    assert refused(gate(later), CLOCK) == []
+    assert refused(gate(check), CLOCK.replace(", difference: true", "")) == []

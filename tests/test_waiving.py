@@ -40,6 +40,10 @@ def test_a_waiver_that_has_expired_excuses_nothing(project: Project) -> None:
     result = waived(project, "2020-01-31", SLOW).run()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*the waiver has expired: waived until 2020-01-31 by ops*"])
+    result.stdout.fnmatch_lines(
+        ["waiver without effect: GATE-MEDIAN FAIL: waived until 2020-01-31*"]
+    )
+    result.stdout.no_fnmatch_line("waived: *")
 
 
 def test_a_gate_that_passes_again_must_lose_its_waiver(project: Project) -> None:

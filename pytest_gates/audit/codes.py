@@ -78,7 +78,7 @@ _TABLE = (
     Code("PG210", "re-run until green", "The gate was executed more than once before it passed.",
          "read the earlier records; a gate that passes now and then is no gate", "note"),
     Code("PG211", "suspect", "Something that the verdict depends on changed since it was judged.",
-         "run the gate again on that GPU", "note"),
+         "run it again on the same GPU, or on a CPU if that judged it", "note"),
     Code("PG212", "survivor declared anew",
          "A falsifier of a gate that passes SURVIVED, and has not been judged since it or its gate "
          "was declared otherwise.",

@@ -30,7 +30,7 @@ from pytest_gates.checks.base import (
     number,
 )
 from pytest_gates.checks.binomial import QuantileTest, bare_minimum, in_order, quantile_test
-from pytest_gates.checks.declared import shape_of, window_misfits
+from pytest_gates.checks.declared import first_unknown, shape_of, window_misfits
 from pytest_gates.checks.figures import headroom, short
 from pytest_gates.checks.strictness import Compare, less, limits, more
 from pytest_gates.checks.window import Samples, ended, samples, samples_during
@@ -159,6 +159,7 @@ class Budget(RunCheck):
     def misfits(self, run: Run, gpus: Collection[str]) -> Iterator[Refusal]:
         """Windows too short or too long, unknown GPUs, absolute times of a CPU."""
         yield from window_misfits(run, self.steps)
+        yield from first_unknown(run, self.metric, self.steps)
         n = self.steps[1] - self.steps[0] + 1
         least = bare_minimum(self.bad_rate, self.alpha)
         needed = math.ceil(RESERVE * least)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from pytest_gates.checks.base import Refusal, Window
@@ -17,6 +17,7 @@ from pytest_gates.model.config import (
     RecordedRun,
     Run,
 )
+from pytest_gates.model.sources import Source, ToldField
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,20 @@ def traces(run: Run) -> bool:
     if isinstance(run, CommandRun):  # published telemetry may hold slots
         return all(source.format == "jsonl" for source in run.telemetry)
     return isinstance(run, ForwardRun)
+
+
+def first_unknown(run: Run, metric: str, steps: Window | None) -> Iterator[Refusal]:
+    """Why a window must not begin at step 0: the metric is what a clock rose by since the last."""
+    sources: Sequence[Source] = ()
+    if isinstance(run, RecordedRun | CommandRun):
+        sources = run.files if isinstance(run, RecordedRun) else run.telemetry
+    told = [source.fields.get(metric) for source in sources]
+    rises = any(isinstance(one, ToldField) and one.difference for one in told)
+    if rises and (steps is None or steps[0] == 0):
+        last = steps[1] if steps is not None else (shape_of(run).steps or 0) - 1
+        window = f"[1, {last}]" if last > 0 else "[1, LAST]"
+        text = f"{metric} is told by `difference: true`, so step 0 has none; write steps: {window}"
+        yield ("steps",), text
 
 
 def window_misfits(run: Run, steps: Window | None, key: str = "steps") -> Iterator[Refusal]:

@@ -20,7 +20,7 @@ from pytest_gates.checks.base import (
     Window,
 )
 from pytest_gates.checks.ceilings import device_flops
-from pytest_gates.checks.declared import shape_of, undeclared, window_misfits
+from pytest_gates.checks.declared import first_unknown, shape_of, undeclared, window_misfits
 from pytest_gates.checks.figures import headroom, short
 from pytest_gates.checks.strictness import Compare, less, more
 from pytest_gates.checks.trend import FEWEST, Slope, slope_interval
@@ -58,7 +58,7 @@ class Descent(RunCheck):
     }
 
     def misfits(self, run: Run, gpus: Collection[str]) -> Iterator[Refusal]:
-        """Windows too short or too long, and recordings that declare too little."""
+        """Windows too short or too long, and files that declare or tell too little."""
         yield from window_misfits(run, self.steps)
         declared = shape_of(run).steps
         n = self.steps[1] - self.steps[0] + 1 if self.steps else declared
@@ -66,6 +66,7 @@ class Descent(RunCheck):
             yield ("steps",), f"a slope needs {FEWEST} steps; the window has {n}"
         if run.driver in {"recorded", "command"}:
             yield from undeclared(run, "model", "seq_len", "batch_size", "device")
+            yield from first_unknown(run, "wall_ms", self.steps)
 
     def evaluate(self, evidence: Evidence, gpus: Mapping[str, float] = NO_GPUS) -> Outcome:
         """See `RunCheck.evaluate`."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_gates.commands.project import offer_root, project_root
 from pytest_gates.commands.say import say
+from pytest_gates.commands.teach import teach
 from pytest_gates.commands.validate import contract_files
 
 if TYPE_CHECKING:
@@ -20,13 +21,22 @@ if TYPE_CHECKING:
 
 def offer(commands: Any) -> None:
     """Add the command to the command line."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = teach(
+        commands,
         "diff",
-        help="compare two states of contracts by meaning; exit 1 if a gate was loosened",
-        description="Compares two states of contracts by meaning, not by text, and proposes the "
-        "version. A is a git revision, a folder or a file; so is B, the working tree if left out. "
-        "A gate that asks for less is LOOSENED; without a waiver the exit status is 1.",
-        epilog="pytest-gates diff origin/main",
+        "compare two states of contracts by meaning; exit 1 if a gate was loosened",
+        """
+        Compares two states of contracts by meaning, not by text, and proposes the version. A is a
+        git revision, a folder or a file; so is B, the working tree if left out. A gate that asks
+        for less is LOOSENED.
+
+        Exit status: 0 nothing was loosened, or a waiver covers it; 1 a gate was loosened without
+        one, or a state cannot be read.
+        """,
+        (
+            "pytest-gates diff origin/main",
+            "pytest-gates diff v1.0 v1.1 --json",
+        ),
     )
     parser.add_argument("a", metavar="A", help="the older state: a revision, folder or file")
     parser.add_argument("b", metavar="B", nargs="?", help="the newer state")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_gates.commands.project import offer_root, project_root
 from pytest_gates.commands.say import say
+from pytest_gates.commands.teach import teach
 from pytest_gates.errors import GatesError
 
 if TYPE_CHECKING:
@@ -30,15 +31,26 @@ BARS = "▁▂▃▄▅▆▇█"
 
 def offer(commands: Any) -> None:
     """Add the command to the command line."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = teach(
+        commands,
         "history",
-        help="the timeline of a gate: verdicts, figures, GPUs, and what changed",
-        description="Without a gate: one line for each, with the run of its figures. With one: a "
-        "line for each judgement, the newest last. Nothing is proven here; `pytest-gates audit` "
-        "does that.",
-        epilog="pytest-gates history GATE-GPU-004 --gpu H200 --since 2026-11-01",
+        "the timeline of a gate: verdicts, figures, GPUs, and what changed",
+        """
+        Without a gate: one line for each gate and falsifier, with the run of its figures. With
+        one: a line for each judgement, the newest last. A falsifier is CAUGHT or SURVIVED; its
+        record, --json and --verdict call that pass and fail. Nothing is proven here;
+        `pytest-gates audit` does that.
+
+        Exit status: 0, also where filters leave nothing; 1 there is no record of that gate.
+        """,
+        (
+            "pytest-gates history GATE-GPU-004 --gpu H200 --since 2026-11-01",
+            "pytest-gates history FALSIFY-GPU-004 --verdict fail",
+        ),
     )
-    parser.add_argument("gate", nargs="?", metavar="GATE", help="GATE or CONTRACT::GATE")
+    parser.add_argument(
+        "gate", nargs="?", metavar="GATE", help="id of a gate or falsifier, or CONTRACT::ID"
+    )
     parser.add_argument("--gpu", metavar="NAME", help="only GPUs whose name holds this; or `cpu`")
     parser.add_argument(
         "--since", type=_moment, metavar="DATE", help="not before this day or time (UTC)"
@@ -77,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         entries = [one for one in entries if one.subject == subject
                    and contract in {"", one.contract}]  # fmt: skip
         if not entries:
-            raise GatesError(f"no record of {arguments.gate}")
+            raise GatesError(f"no record of {arguments.gate}{_near(arguments)}")
     told: dict[str, list[tuple[Entry, str]]] = {}
     for of, history in sorted(timelines(entries).items()):
         ordered = [history.records[sha] for sha in reversed(history.newest_first)]
@@ -95,6 +107,17 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _overview(told)
     return 0
+
+
+def _near(arguments: argparse.Namespace) -> str:
+    """The recorded id that was nearly spelt, for it is known only once all records are read."""
+    from pytest_gates.timeline import read_entries  # noqa: PLC0415 - heavy
+    from pytest_gates.vocabulary import nearest  # noqa: PLC0415 - heavy
+
+    entries = read_entries(project_root(arguments.root) / "evidence")
+    full = "::" in arguments.gate
+    near = nearest(arguments.gate, sorted({one.of if full else one.subject for one in entries}))
+    return f"; did you mean `{near}`?" if near else ""
 
 
 def _wanted(entry: Entry, arguments: argparse.Namespace) -> bool:
@@ -118,7 +141,7 @@ def _changes(ordered: Iterable[Entry]) -> Iterable[tuple[Entry, str]]:
 
 def _differences(was: Entry, now: Entry) -> Iterable[str]:
     if was.verdict != now.verdict:
-        yield f"{was.verdict} -> {now.verdict}"
+        yield f"{was.said} -> {now.said}"
     if was.gate_hash != now.gate_hash:
         yield "gate"
     if was.run_hash != now.run_hash:
@@ -166,7 +189,7 @@ def _timeline(of: str, many: Sequence[tuple[Entry, str]], last: int) -> None:
     cells = [
         (
             entry.time,
-            str(entry.verdict),
+            entry.said,
             entry.figure,
             entry.limit,
             "" if entry.headroom_pct is None else f"{entry.headroom_pct:+.1f} %",
@@ -176,12 +199,12 @@ def _timeline(of: str, many: Sequence[tuple[Entry, str]], last: int) -> None:
         )
         for entry, changed in many[-last:]
     ]
-    _table((("when", "verdict", "measured", "limit", "headroom", "gpu", "code", "changed"), *cells))
+    _table((("when", "outcome", "measured", "limit", "headroom", "gpu", "code", "changed"), *cells))
 
 
 def _overview(told: dict[str, list[tuple[Entry, str]]]) -> None:
     cells = [
-        (of, str(len(many)), sparkline(_values(many)), str(many[-1][0].verdict),
+        (of, str(len(many)), sparkline(_values(many)), many[-1][0].said,
          many[-1][0].figure, many[-1][0].gpu or "CPU", many[-1][0].time)
         for of, many in told.items()
     ]  # fmt: skip

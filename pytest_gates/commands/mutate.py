@@ -9,23 +9,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_gates.commands.say import say
+from pytest_gates.commands.teach import teach
 from pytest_gates.commands.validate import contract_files
+from pytest_gates.errors import GatesError
 from pytest_gates.settings import ASK_FIRST, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from pytest_gates.mutation import Mutant, Trial
 
 BAR = 24
+LISTED = "what `pytest-gates mutate --plan` prints"
 AT_A_TIME = 2
 """Mutants at a time. Runs have one thread if they say nothing, and stock machines few cores."""
 
 
 def offer(commands: Any) -> None:
     """Add the command to the command line."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "mutate", help="inject every applicable fault into every run; which gates turn red?"
+    parser = teach(
+        commands,
+        "mutate",
+        "inject every applicable fault into every run; which gates turn red?",
+        """
+        Tries each gate against each fault that can apply to its runs, as a falsifier would: the
+        run sabotaged, and a clean control beside it. Prints the matrix, the score (faults caught
+        of those injected), and who is at fault: a fault that SURVIVED every gate, and a gate that
+        no fault turns red. Nothing is recorded, no contract is changed. Stopped, the same command
+        goes on where it was.
+
+        Exit status: 0 every fault was caught, 1 a fault survived or a gate is blind, or the
+        contracts cannot be loaded; 130 stopped.
+        """,
+        (
+            "pytest-gates mutate contracts/ --plan",
+            "pytest-gates mutate contracts/first.yaml --score",
+            "pytest-gates mutate contracts/ --gate GATE-FIRST-001 --fault frozen_weights",
+        ),
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="files or folders")
     parser.add_argument("--plan", action="store_true", help="say what would run, and stop")
@@ -78,9 +98,12 @@ def run(arguments: argparse.Namespace) -> int:
     contracts = [
         load_contract(path, settings.shown(path.resolve()), settings.caps) for path in files
     ]
+    planned = plan(contracts)
+    _known("--gate", arguments.gate, dict.fromkeys(one.gate.id for one in planned))
+    _known("--fault", arguments.fault, dict.fromkeys(one.name for one in planned))
     mutants = [
         mutant
-        for mutant in plan(contracts)
+        for mutant in planned
         if mutant.name in (arguments.fault or [mutant.name])
         and mutant.gate.id in (arguments.gate or [mutant.gate.id])
     ]
@@ -110,6 +133,15 @@ def run(arguments: argparse.Namespace) -> int:
     for line in (*matrix_lines(tried), "", *score_lines(tried, score)):
         say(line)
     return 1 if score.survivors or score.blind else 0
+
+
+def _known(option: str, named: Sequence[str] | None, known: Collection[str]) -> None:
+    """A name that nothing has would leave nothing to try, and nothing tried is no success."""
+    from pytest_gates.vocabulary import hint  # noqa: PLC0415 - heavy
+
+    for name in named or ():
+        if name not in known:
+            raise GatesError(f"{option}: there is no {name!r} here; {hint(name, known, LISTED)}")
 
 
 def _positive(text: str) -> int:

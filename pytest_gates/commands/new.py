@@ -14,6 +14,7 @@ from pytest_gates.commands.teach import teach
 from pytest_gates.errors import GatesError
 
 KINDS = ("training", "gpu", "forward", "recorded")
+_KIND = f"--kind ({', '.join(KINDS)})"
 SCHEMA = "contract.schema.json"
 """What `pytest-gates schema` printed, where a project keeps it."""
 
@@ -25,9 +26,10 @@ def offer(commands: Any) -> None:
         "new",
         "write a contract to begin with",
         """
-        Writes contracts/NAME.yaml: runs, gates with checks, and where it fits falsifiers, each
-        with verdict `pending`. The file is validated before it is written. On a terminal, what is
-        not said by options is asked. Then edit it, and judge it: pytest --gates contracts/
+        Writes contracts/NAME.yaml: runs, gates with checks, each with verdict `pending`, and, but
+        for a log, falsifiers that must turn them red. The file is validated before it is written.
+        On a terminal, what is not said by options is asked. Then edit it, and judge it:
+        pytest --gates contracts/
         Where the project's folder holds contract.schema.json (pytest-gates schema prints it), the
         first line names that for editors.
         """,
@@ -64,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     root = project_root(arguments.root)
     _ask(arguments)
     output: Path = arguments.output or root / "contracts" / f"{arguments.name}.yaml"
+    _known_gpu(arguments.gpu)
     text = filled(
         Answers(
             name=arguments.name, kind=arguments.kind, model=arguments.model, gpu=arguments.gpu,
@@ -73,17 +76,27 @@ def run(arguments: argparse.Namespace) -> int:
     if (root / SCHEMA).is_file():  # no line is better than one that leads nowhere
         named = Path(os.path.relpath(root / SCHEMA, output.parent)).as_posix()
         text = f"# yaml-language-server: $schema={named}\n#\n{text}"
-    contract_from(text, str(output), Caps())
+    shown = output.relative_to(Path.cwd()) if output.is_relative_to(Path.cwd()) else output
+    contract_from(text, str(shown), Caps())
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with output.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise GatesError(f"{output} is there already; name another with -o") from None
+        raise GatesError(f"{shown} is there already; name another with -o") from None
     except OSError as error:
-        raise GatesError(f"{output}: {error.strerror}") from None
-    say(f"written {output}; judge it with: pytest --gates {output.parent}")
+        raise GatesError(f"{shown}: {error.strerror}") from None
+    say(f"written {shown}; judge it with: pytest --gates {shown.parent}")
     return 0
+
+
+def _known_gpu(name: str) -> None:
+    """Said of the option: the contract that a finding would name is not written yet."""
+    from pytest_gates.vocabulary import GPUS, hint  # noqa: PLC0415 - heavy
+
+    if name and name not in GPUS:
+        listed = "pytest-gates schema, and GPUs of your own go into the contract's `gpus:`"
+        raise GatesError(f"--gpu: unknown GPU {name!r}; {hint(name, GPUS, listed)}")
 
 
 def _ask(arguments: argparse.Namespace) -> None:
@@ -94,7 +107,7 @@ def _ask(arguments: argparse.Namespace) -> None:
         from pytest_gates.starters import KINDS as MEANINGS  # noqa: PLC0415 - heavy
 
         told = "\n".join(f"  {kind:<10}{meaning}" for kind, meaning in MEANINGS.items())
-        arguments.kind = _answer(f"what is it about?\n{told}\nkind", "--kind")
+        arguments.kind = _answer(f"what is it about?\n{told}\nkind", _KIND)
         if arguments.kind not in KINDS:
             raise GatesError(f"{arguments.kind!r} is no kind; there are {', '.join(KINDS)}")
     if arguments.kind == "gpu" and not arguments.gpu:

@@ -8,18 +8,29 @@ from typing import Any
 
 from pytest_gates.commands.project import offer_root, project_root
 from pytest_gates.commands.say import say
+from pytest_gates.commands.teach import teach
 from pytest_gates.commands.validate import contract_files
 from pytest_gates.errors import GatesError
 
 
 def offer(commands: Any) -> None:
     """Add the command to the command line."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = teach(
+        commands,
         "sync",
-        help="bring contracts up to their ledger, after a merge or a crash",
-        description="Writes verdicts and their basis anew from the ledger. Conflict markers of git "
-        "are resolved if they stand in what write-back itself writes; any other conflict is left "
-        "to you.",
+        "bring contracts up to their ledger, after a merge or a crash",
+        """
+        Writes verdicts and their basis anew from the ledger. Conflict markers of git are resolved
+        if they stand in what write-back itself writes; any other conflict is left to you, and its
+        line is named.
+
+        Exit status: 0 the contracts agree with their ledger now; 1 one was refused, or --check
+        found a difference.
+        """,
+        (
+            "pytest-gates sync contracts/",
+            "pytest-gates sync contracts/ --check",
+        ),
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH",
                         help="contracts, or folders of them")  # fmt: skip

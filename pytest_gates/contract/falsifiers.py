@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -40,6 +40,8 @@ class FalsifierLoader:
     table: RunTable
     gpus: Mapping[str, GpuRow]
     gates: Mapping[str, Gate]
+    unsure: Collection[str] | None
+    """Gates whose checks are not all known, of which nothing more is said; None: no gate is."""
     say: Callable[[Node, str], None]
 
     def load(
@@ -63,21 +65,19 @@ class FalsifierLoader:
     def _falsifier(self, node: MappingNode, fallback: str, typed: Typed) -> Falsifier:
         inject, binds_to = node.get("inject"), _text(node, "binds_to")
         gate, fault, expect, target = None, None, None, None
-        if inject is not None:
+        if inject is None:
+            self._prose(node)
+        else:
             fault = self._fault(inject, typed)
             expect = self._expect(node, typed)
             gate = self.gates.get(binds_to)
-            if gate is None:
-                what = f"there is no gate `{binds_to}`"
-                if not binds_to:
-                    what = "an executable falsifier needs `binds_to`, the id of a gate"
-                text = f"{what}; {hint(binds_to, self.gates)}"
-                self.say(node_at(node, ("binds_to",)), text)
-            else:
+            if gate is not None:
                 gate = self._shortened(node, gate)
                 self._applies(node, gate, fault)
                 gate = gate if fault is None else carrying(gate, fault)
                 target = self._target(node, gate, fault, expect)
+            else:
+                self._unbound(node, binds_to)
         for one in self.source.unseen(node.get("id")):
             self.say(node_at(node, ("id",)), one.message)
         return Falsifier(
@@ -91,6 +91,22 @@ class FalsifierLoader:
             target=target,
             if_fails=" ".join(_text(node, "if_fails").split()),
         )
+
+    def _unbound(self, node: MappingNode, binds_to: str) -> None:
+        if not binds_to:
+            text = "an executable falsifier needs `binds_to`, the id of a gate"
+            missing = node, f"{text}; {hint('', self.gates)}"
+            self.say(*(nearly(node, "binds_to") or missing))
+        elif self.unsure is not None:
+            text = f"there is no gate `{binds_to}`; {hint(binds_to, self.gates)}"
+            self.say(node_at(node, ("binds_to",)), text)
+
+    def _prose(self, node: MappingNode) -> None:
+        """What expects a verdict was meant to be executed, be its `inject` misspelt or missing."""
+        expect = node.get("expect")
+        if isinstance(expect, MappingNode):
+            text = "a falsifier with `expect` needs `inject: {fault: ...}`"
+            self.say(*(nearly(node, "inject") or (expect, text)))
 
     def _fault(self, node: Node, typed: Typed) -> Fault | None:
         name = _text(node, "fault") if isinstance(node, MappingNode) else ""
@@ -126,7 +142,7 @@ class FalsifierLoader:
         shorten = node.get("shorten")
         if shorten is not None and isinstance(fault, Planted):
             self.say(shorten, "planted evidence is that of the gate's own runs: nothing is shorter")
-        if gate.prose:
+        if gate.prose and not self._unsure(gate):
             self.say(node_at(node, ("binds_to",)), f"gate `{gate.id}` has no checks to turn red")
         if fault is None or not gate.runs:
             return
@@ -139,7 +155,7 @@ class FalsifierLoader:
         self, node: MappingNode, gate: Gate, fault: Fault | None, expect: Expectation | None
     ) -> int | None:
         """Index of the check that must go red; None where none can be told."""
-        if expect is None or fault is None or not gate.checks:
+        if expect is None or fault is None or not gate.checks or self._unsure(gate):
             return None
         possible = fault.verdict if isinstance(fault, Planted) else "fail"
         if expect.verdict != possible:
@@ -164,6 +180,9 @@ class FalsifierLoader:
         count = sum(check_kind(check) == expect.check for check in gate.checks)
         self.say(at, f"the gate has {count} checks `{expect.check}`; {which}")
         return None
+
+    def _unsure(self, gate: Gate) -> bool:
+        return self.unsure is None or gate.id in self.unsure
 
     def _slot(self, node: MappingNode, gate: Gate, index: int, slot: str | None) -> None:
         check = gate.checks[index]

@@ -69,6 +69,8 @@ class _Loader:
     file: str
     caps: Caps
     findings: list[Finding] = field(default_factory=list)
+    unsure: set[str] = field(default_factory=set)
+    """Gates whose checks are not all known, for something was wrong with them."""
 
     def __post_init__(self) -> None:
         self.source = Source(self.file)
@@ -76,19 +78,25 @@ class _Loader:
     def contract(self) -> Contract:
         if not isinstance(self.root, MappingNode):
             raise ContractError((self.source.finding(self.root, "a contract is a mapping"),))
-        self._misspelt(self.root, TOP_KEYS)
+        meant = self._misspelt(self.root, TOP_KEYS) | self._misnamed(self.root)
         self.gpus = self._gpus()
         self.table = RunTable(self._block("runs"), self.source, self.caps)
         gates: dict[str, Gate] = {}
         for index, node in enumerate(self._list("gates")):
             gate = self._gate(node, f"gates[{index}]")
             if gate.id in gates:
+                self.unsure.add(gate.id)
                 first = gates[gate.id].place.line
                 text = f"duplicate id `{gate.id}`; it stands in line {first} already"
                 self._say(node_at(node, ("id",)), text)
             gates[gate.id] = gate
         falsifiers = FalsifierLoader(
-            source=self.source, table=self.table, gpus=self.gpus, gates=gates, say=self._say
+            source=self.source,
+            table=self.table,
+            gpus=self.gpus,
+            gates=gates,
+            unsure=None if "gates" in meant else self.unsure,
+            say=self._say,
         ).load(self._list("falsification_tests"), self._misspelt, self._typed)
         self.findings.extend(self.table.findings)
         name = self._contract_id()
@@ -116,6 +124,16 @@ class _Loader:
             if near is not None:
                 self._say(key, f"unknown key `{key.value}`; did you mean `{near}`?")
                 meant.add(near)
+        return meant
+
+    def _misnamed(self, root: MappingNode) -> set[str]:
+        """Say each list whose entries are executable under a key that is not; what was meant."""
+        meant: set[str] = set()
+        for key, node in root.entries:
+            if key.value not in TOP_KEYS and isinstance(node, Sequence):
+                for name in sorted({belongs for item in node.items if (belongs := _belongs(item))}):
+                    self._say(key, f"unknown key `{key.value}`; did you mean `{name}`?")
+                    meant.add(name)
         return meant
 
     def _block(self, name: str) -> MappingNode | None:
@@ -183,7 +201,11 @@ class _Loader:
         if lacking and (run or node.get("requires") is not None):
             at = node.get("run") or node.get("requires")
             assert at is not None
-            self._say(at, "a gate with a `run` or `requires` needs `checks`")
+            text = "a gate with a `run` or `requires` needs `checks`"
+            self._say(*(nearly(node, "checks") or (at, text)))
+            self.unsure.add(self._text(node, "id"))
+        if isinstance(listed := node.get("checks"), Sequence) and len(checks) < len(listed.items):
+            self.unsure.add(self._text(node, "id"))
         if checks and self._text(node, "id") == "":
             self._say(node, "an executable gate needs an `id`")
         self.findings.extend(self.source.unseen(node.get("id")))
@@ -289,3 +311,15 @@ class _Loader:
                 self._say(
                     node_at(node, ("checks", index, *path)), f"{check_kind(check)}: {message}"
                 )
+
+
+def _belongs(item: Node) -> str | None:
+    """The list that an entry was written for, by what is executable in it."""
+    if not isinstance(item, MappingNode):
+        return None
+    inject, checks = item.get("inject"), item.get("checks")
+    if isinstance(inject, MappingNode) and inject.get("fault") is not None:
+        return "falsification_tests"
+    listed = checks.items if isinstance(checks, Sequence) else ()
+    kinds = [one.get("kind") for one in listed if isinstance(one, MappingNode)]
+    return "gates" if any(kind is not None for kind in kinds) else None

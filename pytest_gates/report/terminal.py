@@ -81,7 +81,10 @@ def tally(results: Sequence[Result]) -> list[str]:
         never = f"; UNARMED: {_some(unarmed)}" if unarmed else ""
         lines.append(f"seen red: {len(real) - len(unarmed)} of {len(real)} gates{never}")
     lines += [
-        f"waived: {gate.subject} {gate.status}: {gate.waiver}" for gate in real if gate.waiver
+        f"{'waived' if gate.waived else 'waiver without effect'}: "
+        f"{gate.subject} {gate.status}: {gate.waiver}"
+        for gate in real
+        if gate.waiver
     ]
     lines += _suspect(real)
     falsifiers = [result for result in results if result.kind == "falsifier" and not result.prose]
