@@ -174,10 +174,8 @@ def _training_ms(evidence: Evidence) -> float | None:
 
 
 def _number(value: object) -> float | None:
-    """A finite number that somebody told, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
+    """A number that somebody told, or None; the proof of a limit also asks with infinite ones."""
+    return None if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
 
 
 def _largest_mib(evidence: Evidence) -> float | None:
