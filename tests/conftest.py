@@ -10,7 +10,12 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 from project import Project
+
+# An example may take as long as it takes: a busy machine is no counterexample.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # `make test` runs in workers, which are told a terminal's width; the sessions that tests start are
 # no workers of that one, and have no terminal.
