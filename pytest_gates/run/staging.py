@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 OWNER = "owner.lock"
+DRAFT = "owner.draft"
 YOUNG_S = 60.0
 """A folder this young may not hold its lock yet."""
 
@@ -43,8 +44,11 @@ class Staging:
                 self._swept = True
             self._release_removed()
             made = Path(tempfile.mkdtemp(dir=self._folder))
-            lock = (made / OWNER).open("wb")
+            # The name is there once it is locked: between the two another session's sweep would
+            # take the lock, and the folder for nobody's.
+            lock = (made / DRAFT).open("wb")
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (made / DRAFT).rename(made / OWNER)
             self._locks[made] = lock
             return made
 
