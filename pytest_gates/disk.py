@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from pytest_gates.errors import EvidenceError, MissingEvidenceError
 
@@ -97,6 +98,21 @@ def read_regular(path: Path | str, place: str, limit_bytes: int | None = None) -
         raise _unreadable(place, error) from None
     finally:
         os.close(descriptor)
+
+
+def open_regular(path: Path | str) -> BinaryIO | None:
+    """A regular file, opened to be read while another process writes it; None: there is none.
+
+    Nobody waits for whoever would write into a pipe of that name, and no link is followed.
+    """
+    try:
+        descriptor = os.open(path, _OPENED)
+    except OSError:
+        return None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return None
+    return os.fdopen(descriptor, "rb")
 
 
 def _to_its_end(descriptor: int, size: int) -> bytes:

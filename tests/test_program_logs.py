@@ -109,6 +109,15 @@ def test_names_and_units_of_a_log_of_ones_own() -> None:
     assert "gpu_ms" not in found.lines[0]
 
 
+@pytest.mark.parametrize("inside", ["\u2028", "\u2029", "\x85"])
+def test_what_only_looks_like_an_end_of_a_line_stays_in_its_text(inside: str) -> None:
+    rows = [{"step": n, "loss": 1.0, "sample": f"a{inside}b"} for n in range(2)]
+    log = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    assert steps(text(log, "jsonl", fields={"train_loss": "loss"}), "train_loss") == [1.0, 1.0]
+    table = text(f"step,train_loss,sample\r0,1,a{inside}b\r1,2,c\r", "csv")
+    assert steps(table, "train_loss") == [1.0, 2.0]
+
+
 def test_csv_with_a_row_a_step_and_what_is_not_finite() -> None:
     found = text("step,train_loss,who\n0,1.5,a\n1,NaN,b\n2,-inf,c\n", "csv")
     assert steps(found, "train_loss") == [1.5, "NaN", "-Infinity"]

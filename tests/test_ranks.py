@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -219,6 +220,17 @@ def test_a_run_whose_time_is_up_ends_with_all_its_ranks(
     assert finished.status == "TIMEOUT"
     assert len(finished.ranks) == 2
     assert all(one.pid is not None and gone(one.pid) for one in finished.ranks)
+
+
+def test_a_port_that_somebody_else_holds_is_named(worker: Worker) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        meeting = f"localhost:{taken.getsockname()[1]}"
+        launch = {"processes": 2, "rendezvous": meeting}
+        finished = worker.execute(run_of(launch=launch), timeout_s=3)
+    shutil.rmtree(finished.staging)
+    assert finished.status == "TIMEOUT"
+    assert finished.reason is not None
+    assert finished.reason.endswith(f"no rank had begun: its nodes did not meet at {meeting}")
 
 
 def test_ranks_die_with_their_launcher(worker: Worker) -> None:

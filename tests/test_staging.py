@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
+from pytest_gates.run import staging as module
 from pytest_gates.run.staging import Staging, sweep
 
 OWN = """
@@ -91,3 +93,24 @@ def test_a_folder_that_is_just_being_made_is_left_alone_and_an_old_one_is_not(
     sweep(tmp_path)
     assert young.is_dir()
     assert not old.exists()
+
+
+def test_a_sweep_between_the_making_of_a_folder_and_its_lock_leaves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, swept = module.fcntl.flock, []
+
+    def sweep_first(file: BinaryIO, how: int) -> None:
+        if not swept:
+            swept.append(True)
+            sweep(tmp_path)  # another session's
+        lock(file, how)
+
+    monkeypatch.setattr(module.fcntl, "flock", sweep_first)
+    staging = Staging(tmp_path)
+    made = staging.make()
+    assert swept
+    assert made.is_dir()
+    sweep(tmp_path)
+    assert made.is_dir()
+    staging.close()

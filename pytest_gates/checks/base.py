@@ -290,9 +290,16 @@ def rank_refusals(ranks: Literal["all"] | tuple[int, ...] | None, run: Run) -> I
     if ranks is None:
         return
     if not isinstance(run, PretrainRun) or run.launch is None:
-        yield ("ranks",), "the run is one process; give it `launch: {processes: N}`"
+        yield ("ranks",), f"the run is one process; {more_ranks(run)}"
     elif ranks != "all" and max(ranks) >= run.ranks:
         yield ("ranks",), f"rank {max(ranks)} is none of the run's {run.ranks}"
+
+
+def more_ranks(run: Run) -> str:
+    """What to do about a run that has no ranks to be told apart."""
+    if isinstance(run, PretrainRun):
+        return "give it `launch: {processes: N}`"
+    return f"ranks are those of driver pretrain, and driver {run.driver} is judged by rank 0"
 
 
 def ranks_of(ranks: Literal["all"] | tuple[int, ...], evidence: Evidence) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from pytest_gates.checks.base import (
     RunCheck,
     Verdict,
     Window,
+    more_ranks,
     ranks_of,
 )
 from pytest_gates.checks.bounds import scope_misfits
@@ -67,7 +68,7 @@ class EqualRanks(RunCheck):
     def misfits(self, run: Run, gpus: Collection[str]) -> Iterator[Refusal]:
         """Runs of fewer than two ranks, and metrics or windows that the run does not have."""
         if not isinstance(run, PretrainRun) or run.ranks < FEWEST or self.ranks is None:
-            yield (), "the run has no two ranks; give it `launch: {processes: N}`"
+            yield (), f"the run has no two ranks; {more_ranks(run)}"
         elif self.ranks != "all" and len(self.ranks) < FEWEST:
             yield ("ranks",), "one rank has none to be compared with"
         if self.metrics:

@@ -6,6 +6,7 @@ Every check takes its samples here, so that a run that ended early is never judg
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from pytest_gates.checks.base import Window
@@ -128,10 +129,16 @@ def _rows(evidence: Evidence, steps: Window | None) -> tuple[list[tuple[int, int
     rows = [(row, step) for row, step in indices if first <= step <= last]
     gap = unfinished(evidence)
     if gap is None and [step for _, step in rows] != list(range(first, last + 1)):
+        asked, there = last - first + 1, [step for _, step in rows]
         gap = (
             f"run ended {evidence.status} after {said} steps; the window {first}..{last} has "
-            f"{len(rows)} of its {last - first + 1} steps, each once and in order"
+            f"{len(set(there))} of its {asked} steps, each once and in order"
         )
+        if any(after <= before for before, after in pairwise(there)):
+            gap = (
+                f"the window {first}..{last} tells steps twice or out of order: {len(there)} lines "
+                f"for {len(set(there))} of its {asked} steps"
+            )
     return rows, gap
 
 

@@ -6,7 +6,6 @@ contract (`fields:`) on top of what the format itself fixes. One mechanism for a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,6 +15,7 @@ from pytest_gates.errors import EvidenceError
 from pytest_gates.model.sources import TOLD, UNITS, Source, ToldField
 from pytest_gates.model.telemetry import METRICS, decode_number, encode_number
 from pytest_gates.readers.contents import Contents, Fields
+from pytest_gates.readers.telemetry import LARGEST_INTEGER
 
 SHOWN = 40
 """Names of a file that a message lists."""
@@ -121,7 +121,8 @@ def _step(row: Row, field: str, source: Source) -> int | None:
     if said is None or said == "":
         return None
     number = _number(said, f"{row.place}: {field}")
-    if not math.isfinite(number) or number != int(number) or number < source.begins_at:
+    whole = abs(number) <= LARGEST_INTEGER and number == int(number)
+    if not whole or number < source.begins_at:
         begins = f" from {source.begins_at} on" if source.begins_at else ""
         raise EvidenceError(f"{row.place}: {field} {said!r} is no step: a whole number{begins}")
     return int(number) - source.begins_at
@@ -192,6 +193,9 @@ def text_lines(data: bytes, place: str) -> Iterable[tuple[int, str]]:
         EvidenceError: it is not UTF-8.
     """
     try:
-        return list(enumerate(data.decode("utf-8-sig").splitlines(), start=1))
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise EvidenceError(f"{place}: not UTF-8: {error}") from None
+    # No `splitlines`: U+2028, U+0085 and others may stand inside of a string of JSON.
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return list(enumerate(lines, start=1))

@@ -56,7 +56,10 @@ def read_source(source: Source, data: bytes, place: str) -> Contents:
 
 def whole_lines(source: Source, data: bytes) -> tuple[bytes, bool]:
     """The data of a run that ended early without a half-written last line, and if there was one."""
-    if source.format not in OF_LINES or data.endswith(b"\n") or not data:
-        return data, False
-    kept, newline, _ = data.rpartition(b"\n")
-    return kept + newline, True
+    return up_to_last_line(data) if source.format in OF_LINES else (data, False)
+
+
+def up_to_last_line(data: bytes) -> tuple[bytes, bool]:
+    """The data without what stands behind its last newline, and if there was something."""
+    kept, newline, rest = data.rpartition(b"\n")
+    return kept + newline, bool(rest)

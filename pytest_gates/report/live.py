@@ -15,6 +15,9 @@ REFRESH_S = 0.1
 BELOW = "\x1bD\x1b[1A\x1b7\x1bD\r\x1b[2K"
 """Make sure that there is a line below, remember the place, go there, clear it (ECMA-48, DEC)."""
 BACK = "\x1b8"
+LONGEST_MS = 1e12
+"""Longest step that is told."""
+MOST_STEPS = 2**53
 
 
 @dataclass(eq=False)
@@ -81,11 +84,14 @@ class LiveLine:
 
 
 def _told(run: _Going, step: Mapping[str, Any]) -> str:
-    index, wall_ms = int(step["step"]), step.get("wall_ms")
+    # A program's own lines may call the step what they like, and hold anything.
+    index, wall_ms = step.get("step"), step.get("wall_ms")
+    if not isinstance(index, int):
+        return "running"
     parts = [f"step {index + 1}" + (f"/{run.steps}" if run.steps else "")]
     if isinstance(step.get("train_loss"), float):
         parts.append(f"loss {step['train_loss']:.3f}")
-    if isinstance(wall_ms, int | float):
+    if isinstance(wall_ms, int | float) and abs(wall_ms) <= LONGEST_MS and index <= MOST_STEPS:
         parts.append(f"{wall_ms:.0f} ms a step")
         if run.steps:
             left = (run.steps - index - 1) * wall_ms / 1e3

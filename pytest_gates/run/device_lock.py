@@ -65,10 +65,10 @@ def gpu_lock(
     by_path = {home / f"{re.sub('[^A-Za-z0-9-]', '_', str(gpu.uuid))}.lock": gpu for gpu in gpus}
     paths = list(by_path)
     with ExitStack() as held:
-        taken = wait_for(lambda: _take(held, paths, needed, running), timeout_s, ended)
-        if not taken:
+        got = wait_for(lambda: _take(held, paths, needed, running), timeout_s, ended)
+        if not got:
             raise _held_still(device, timeout_s, paths)
-        yield tuple(by_path[path] for path in taken)
+        yield tuple(by_path[path] for path in got)
 
 
 @contextmanager
@@ -120,10 +120,19 @@ def wait_for(take: Callable[[], T], timeout_s: float, ended: threading.Event | N
     """
     ended = ended or threading.Event()
     until = time.monotonic() + timeout_s
-    while not (taken := take()) and time.monotonic() <= until:
+    while not (got := take()) and time.monotonic() <= until:
         if ended.wait(_POLL_S):
             raise SessionEndedError
-    return taken
+    return got
+
+
+def taken(lock: FileLock) -> bool:
+    """Take a lock if nobody holds it."""
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    return True
 
 
 def _held_still(device: str, timeout_s: float, paths: Sequence[Path]) -> RunError:
@@ -137,19 +146,17 @@ def _held_still(device: str, timeout_s: float, paths: Sequence[Path]) -> RunErro
 def _take(held: ExitStack, paths: Sequence[Path], needed: int, running: str) -> list[Path]:
     """Take so many of the locks, or none: half of what two runs need would block both for ever."""
     with ExitStack() as attempt:
-        taken: list[Path] = []
+        held_now: list[Path] = []
         for path in paths:
             lock = FileLock(path)
-            try:
-                lock.acquire(blocking=False)
-            except Timeout:
+            if not taken(lock):
                 continue
             attempt.callback(lock.release)
             _say_holder(path, running)
-            taken.append(path)
-            if len(taken) == needed:
+            held_now.append(path)
+            if len(held_now) == needed:
                 held.push(attempt.pop_all())
-                return taken
+                return held_now
     return []
 
 

@@ -8,14 +8,14 @@ import threading
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from pytest_gates.disk import write_durably
 from pytest_gates.errors import RunError
 from pytest_gates.evidence import Evidence
 from pytest_gates.model.config import RecordedRun, Run
 from pytest_gates.run.cache import prune
-from pytest_gates.run.device_lock import cpu_count, wait_for
+from pytest_gates.run.device_lock import cpu_count, taken, wait_for
 from pytest_gates.run.drivers import DRIVERS, Bench
 from pytest_gates.run.lanes import Ahead, Lanes
 from pytest_gates.run.plan import Execution, bears_company, threads_of
@@ -105,7 +105,7 @@ class Executor:
                 self._locate(execution.source, holder)
             name = execution.group or execution.key
             lock = FileLock(self._settings.cache / "locks" / f"run-{name[:24]}.lock")
-            if not wait_for(lambda: _taken(lock), self._settings.lock_timeout_s, self._bench.ended):
+            if not wait_for(lambda: taken(lock), self._settings.lock_timeout_s, self._bench.ended):
                 raise RunError(f"another process is executing {execution.title} for too long; "
                                "see gates_lock_timeout_s")  # fmt: skip
             try:
@@ -150,11 +150,3 @@ class Executor:
                 ignore.write_text(IGNORE, encoding="utf-8")
         except OSError as error:
             raise RunError(f"{cache} cannot be written: {error.strerror}") from None
-
-
-def _taken(lock: FileLock) -> bool:
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return False
-    return True

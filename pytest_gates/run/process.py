@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
+from pytest_gates.disk import open_regular
 from pytest_gates.evidence import Witness
 from pytest_gates.model.control_files import seen_file
 from pytest_gates.model.launch import Launch
@@ -84,6 +85,7 @@ class RunProcess:
         self._on_line = on_line
         self._imports = tuple(imports)
         self._launched = launch is not None
+        self._meeting = None if launch is None else launch.rendezvous
         count = 1 if launch is None else launch.ranks
         telling = [staging / "out" / f"telemetry-{rank}.jsonl" for rank in range(count)]
         if tells is not None:
@@ -171,7 +173,7 @@ class RunProcess:
     def outcome(self) -> tuple[str, str | None]:
         """Status and reason of the end."""
         if self._timeout_s is not None:
-            return "TIMEOUT", f"ended after {self._timeout_s:g} s, its time limit"
+            return "TIMEOUT", f"ended after {self._timeout_s:g} s, its time limit{self._unmet()}"
         if self.ended["signal"] is not None:
             by = "" if self._kill_step is None else f", its own stimulus at step {self._kill_step}"
             said = _last_words(self._staging / "log.txt", "KILLED") if self._launched else None
@@ -180,6 +182,12 @@ class RunProcess:
         if code == 0:
             return "COMPLETED", None
         return self._failed(code)
+
+    def _unmet(self) -> str:
+        """Behind a time limit: that a launcher waited all the time for others to meet it."""
+        if self._meeting is None or any(tail.began for tail in self._tails):
+            return ""
+        return f"; no rank had begun: its nodes did not meet at {self._meeting}"
 
     def _failed(self, code: int) -> tuple[str, str | None]:
         """Status and reason of an end with an exit code that is not 0."""
@@ -256,16 +264,20 @@ class _Tail:
 
     def read(self) -> Iterator[dict[str, Any]]:
         if self._file is None:
-            try:
-                self._file = self._path.open("rb")
-            except FileNotFoundError:
-                return
+            self._file = open_regular(self._path)
+        if self._file is None:
+            return
         data = self._file.read(-1 if self._most is None else self._most - self._file.tell())
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             parsed = _parsed(line)
             if parsed is not None:
                 yield parsed
+
+    @property
+    def began(self) -> bool:
+        """Whether the file was there."""
+        return self._file is not None
 
     def close(self) -> None:
         if self._file is not None:

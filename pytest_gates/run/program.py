@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,21 @@ from pytest_gates.errors import EvidenceError, RunError
 from pytest_gates.evidence import Gpu
 from pytest_gates.model.command import OUT, CommandRun
 from pytest_gates.model.program import REFUSED, Launch
+from pytest_gates.model.telemetry import encode_line
 from pytest_gates.run.process import OnLine, RunProcess
 from pytest_gates.run.sabotage import disturbance, variables
 from pytest_gates.run.server import Server, environment
 
 STDOUT = "stdout.txt"
 """In the staging folder: standard output, where it is telemetry."""
+EMITTED = "telemetry-*.jsonl"
+"""What `pytest_gates.emit` writes, a file a rank."""
 LINGER_S = 1.0
 """How long a helper of the program may outlive it."""
 _LOOK_S = 0.1
 """Between two looks at how much the program has written."""
+_LOOK_SHARE = 20
+"""So many times as long as a look takes is its distance from the next one."""
 
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|APIKEY|API_KEY|ACCESS_KEY|PRIVATE_KEY|AUTH")
 _SECRET_LENGTH = 6
@@ -99,11 +105,42 @@ def _visible(run: CommandRun, gpu: Gpu | None) -> dict[str, str]:
 
 def redacted(text: str) -> str:
     """The text without the values of variables that are secrets by their names."""
-    for name, value in sorted(os.environ.items(), key=lambda one: -len(one[1])):
-        if len(value) >= _SECRET_LENGTH and _SECRET.search(name.upper()):
-            for form in {value, json.dumps(value)[1:-1]}:
-                text = text.replace(form, f"<{name}>")
+    for form, name in _secrets():
+        text = text.replace(form, f"<{name}>")
     return text
+
+
+def redacted_lines(data: bytes) -> bytes:
+    """Lines of JSON, redacted in their texts alone.
+
+    A count may look like a secret (MAX_TOKENS=131072), and a number stays the number it is.
+    """
+    forms = [form.encode() for form, _ in _secrets()]
+    lines = data.split(b"\n")
+    for index, line in enumerate(lines):
+        if any(form in line for form in forms):
+            lines[index] = encode_line(_without_secrets(json.loads(line))).rstrip("\n").encode()
+    return b"\n".join(lines)
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, list):
+        return [_without_secrets(one) for one in value]
+    if isinstance(value, dict):
+        return {redacted(name): _without_secrets(one) for name, one in value.items()}
+    return value
+
+
+def _secrets() -> list[tuple[str, str]]:
+    """Values of secret variables, as they are and in JSON, with their names; long ones first."""
+    return [
+        (form, name)
+        for name, value in sorted(os.environ.items(), key=lambda one: -len(one[1]))
+        if len(value) >= _SECRET_LENGTH and _SECRET.search(name.upper())
+        for form in {value, json.dumps(value)[1:-1]}
+    ]
 
 
 @dataclass(frozen=True)
@@ -131,6 +168,7 @@ class ProgramProcess(RunProcess):
         on_line: OnLine | None,
         *,
         run: CommandRun,
+        root: Path,
         fault: Mapping[str, Any] | None,
         limits: Limits,
     ) -> None:
@@ -139,7 +177,8 @@ class ProgramProcess(RunProcess):
             tells=_tells(run, staging), most=limits.telemetry_bytes,
         )  # fmt: skip
         self._pass_on = on_line
-        self._watched = _watched(run, staging)
+        self._watched = _watched(run, staging, root)
+        self._before = _sizes(self._watched)
         self._limits = limits
         self._excess: str | None = None
         self._next_look = 0.0
@@ -153,8 +192,9 @@ class ProgramProcess(RunProcess):
         if self.over or self._pid is None:
             return
         if self._excess is None and now >= self._next_look:
-            self._next_look = now + _LOOK_S
             self._excess = self._too_much()
+            took = time.monotonic() - now
+            self._next_look = now + max(_LOOK_S, _LOOK_SHARE * took)
             if self._excess is not None:
                 self._server.send(end=self._id, grace_s=0.0)
         if self._disturbance is not None:
@@ -192,14 +232,14 @@ class ProgramProcess(RunProcess):
             self._pass_on(line)
 
     def _too_much(self) -> str | None:
-        for what, paths, limit, option in (
+        output = [(self._staging, "log.txt"), (self._staging, STDOUT)]
+        for what, places, limit, option in (
             ("its telemetry", self._watched, self._limits.telemetry_bytes,
              "gates_evidence_limit_mib"),
-            ("its output", [self._staging / "log.txt", self._staging / STDOUT],
-             self._limits.output_bytes, "gates_output_limit_mib"),
+            ("its output", output, self._limits.output_bytes, "gates_output_limit_mib"),
         ):  # fmt: skip
-            size = sum(path.stat().st_size for path in paths if path.exists())
-            if size > limit:
+            sizes = _sizes(places).items()
+            if sum(max(0, size - self._before.get(path, 0)) for path, size in sizes) > limit:
                 return f"ended when {what} grew beyond {limit / 2**20:g} MiB; see {option}"
         return None
 
@@ -216,14 +256,27 @@ def _tells(run: CommandRun, staging: Path) -> Path:
     return staging / "out" / "telemetry-0.jsonl"
 
 
-def _watched(run: CommandRun, staging: Path) -> Sequence[Path]:
-    """Files of telemetry that may grow without bound, as far as their names are known."""
-    named = [source.path for source in run.telemetry if source.path is not None]
-    known = [
-        Path(path.replace(OUT, str(staging / "out")))
-        for path in named
-        if path.startswith(OUT) and "*" not in path
-    ]
-    if any(source.stdout for source in run.telemetry):
-        known.append(staging / STDOUT)
-    return known if run.telemetry else [staging / "out" / "telemetry-0.jsonl"]
+def _watched(run: CommandRun, staging: Path, root: Path) -> Sequence[tuple[Path, str]]:
+    """Where files of telemetry may grow without bound: folders, and the names in them."""
+    if not run.telemetry:
+        return [(staging / "out", EMITTED)]
+    found = []
+    for source in run.telemetry:
+        if source.path is None:
+            found.append((staging, STDOUT))
+        elif source.path.startswith(OUT):
+            found.append((staging / "out", source.path.removeprefix(OUT).lstrip("/")))
+        else:
+            found.append((root, source.path))
+    return found
+
+
+def _sizes(places: Sequence[tuple[Path, str]]) -> dict[Path, int]:
+    """Bytes of each file that is there. Logs rotate: one may vanish while it is looked at."""
+    found = {}
+    for folder, name in places:
+        with suppress(OSError):
+            for path in folder.glob(name) if "*" in name else [folder / name]:
+                with suppress(OSError):
+                    found[path] = path.stat().st_size
+    return found

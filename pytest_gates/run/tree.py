@@ -15,27 +15,49 @@ class Tree:
     def __init__(self, roots: Iterable[int]) -> None:
         """Processes from which all of the run descends: its own, and whoever adopts orphans."""
         self._roots = frozenset(roots)
-        self._known: dict[int, bool] = dict.fromkeys(self._roots, True)
+        self._known: dict[int, int] = {}
+        """Processes that were seen to belong to the run, with their starts: an id comes again."""
 
     def holds(self, pid: int) -> bool:
-        """Whether a living process belongs to the run."""
-        line: list[int] = []
+        """Whether a process belongs to the run; one that has ended, whether it was seen to.
+
+        Only a yes is kept. On the way up a parent can end before it is read; its child has another
+        one then, and the next look finds it.
+        """
+        line: dict[int, int] = {}
         at = pid
-        while at not in self._known and at > 1 and len(line) < LONGEST_LINE:
-            line.append(at)
-            at = parent_of(at)
-        found = self._known.get(at, False)
-        self._known.update(dict.fromkeys(line, found))
-        return found
+        while at not in self._roots:
+            seen = born(at)
+            if seen is None:
+                if at not in self._known:
+                    return False
+                break
+            parent, started = seen
+            if self._known.get(at) == started:
+                break
+            if parent <= 1 or len(line) >= LONGEST_LINE:
+                return False
+            line[at] = started
+            at = parent
+        self._known |= line
+        return True
 
 
-def parent_of(pid: int) -> int:
-    """The parent of a process as the kernel tells it; 0 where there is none to be told.
+def born(pid: int) -> tuple[int, int] | None:
+    """Parent and start (clock ticks since boot) of a process as the kernel tells them.
 
-    proc_pid_stat(5): field 4, the second one after the name.
+    None where there is none to be told. proc_pid_stat(5): fields 4 and 22, the second and the
+    twentieth one after the name.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        return int(stat.rpartition(")")[2].split()[1])
+        fields = stat.rpartition(")")[2].split()
+        return int(fields[1]), int(fields[19])
     except (OSError, ValueError, IndexError):
-        return 0
+        return None
+
+
+def parent_of(pid: int) -> int:
+    """The parent of a process; 0 where there is none to be told."""
+    seen = born(pid)
+    return 0 if seen is None else seen[0]

@@ -221,8 +221,9 @@ class Worker:
             with _writing(staging):
                 (staging / "out").mkdir()
             process = ProgramProcess(
-                server, number, staging, turn, run=run, fault=order.fault, limits=self._limits
-            )
+                server, number, staging, turn,
+                run=run, root=self._root, fault=order.fault, limits=self._limits,
+            )  # fmt: skip
         else:
             request = self._request(run, order, staging, watched=bool(gpus))
             _write_request(staging, request.model_dump_json())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ from pytest_gates.model.sources import ProgramFile
 from pytest_gates.readers.contents import Contents
 from pytest_gates.readers.jsonl import read_jsonl
 from pytest_gates.readers.recorded import names_there, only, telemetry_bytes
-from pytest_gates.readers.sources import read_source, whole_lines
+from pytest_gates.readers.sources import read_source, up_to_last_line, whole_lines
 from pytest_gates.readers.telemetry import parse_telemetry
 from pytest_gates.run.bench import Bench
 from pytest_gates.run.drivers.process import held_device, longest_s, sealed
+from pytest_gates.run.drivers.project_logs import Earlier, is_old, matching, turn_in_project
 from pytest_gates.run.plan import Execution
-from pytest_gates.run.program import STDOUT, redacted
+from pytest_gates.run.program import EMITTED, STDOUT, redacted, redacted_lines
 from pytest_gates.run.sabotage import tampering
 from pytest_gates.run.worker import Finished, Order
 
@@ -30,16 +31,6 @@ LOGS = "logs"
 """Folder of what programs printed, in the cache that git ignores; no evidence, for people."""
 LOG_BYTES = 2**20
 """The end of its output that is kept."""
-EMITTED = "telemetry-*.jsonl"
-"""What `pytest_gates.emit` writes, a file a rank."""
-
-
-@dataclass(frozen=True)
-class Before:
-    """A declared file as it was before the program began."""
-
-    size: int
-    sha256: str
 
 
 def produce(bench: Bench, execution: Execution, holder: str) -> list[Path]:
@@ -54,7 +45,13 @@ def produce(bench: Bench, execution: Execution, holder: str) -> list[Path]:
     forbidden = bench.obstacle(run)
     if forbidden is not None:
         raise RunError(forbidden)
-    before = dict(_before(bench, run))
+    with turn_in_project(bench, run, holder) as earlier:
+        return [_produced(bench, execution, run, holder, earlier)]
+
+
+def _produced(
+    bench: Bench, execution: Execution, run: CommandRun, holder: str, earlier: Earlier
+) -> Path:
     with (
         bench.live.shows(f"{holder}: {execution.title}", run.declares.steps) as on_line,
         held_device(bench, [execution], holder) as gpus,
@@ -68,30 +65,19 @@ def produce(bench: Bench, execution: Execution, holder: str) -> list[Path]:
         log = _keep_log(bench, execution, finished)
         if finished.status != "COMPLETED":
             finished = replace(finished, reason=f"{finished.reason}; its output is in {log}")
-        told, notes = _told(bench, run, finished, before)
+        told, notes = _told(bench, run, finished, earlier)
         finished = replace(finished, host=_with_versions(finished.host, told))
         files = _files(finished, _tampered(told, execution.fault_data))
-        return [sealed(bench, execution, finished, files, notes)]
+        return sealed(bench, execution, finished, files, notes)
     finally:
         shutil.rmtree(finished.staging, ignore_errors=True)
-
-
-def _before(bench: Bench, run: CommandRun) -> Iterator[tuple[str, Before]]:
-    for source in run.telemetry:
-        if source.path is None or source.path.startswith(OUT) or "*" in source.path:
-            continue
-        try:
-            data = read_inside(bench.settings.root, source.path, bench.limit_bytes)
-        except EvidenceError:  # none, or none that could become evidence
-            continue
-        yield source.path, Before(len(data), hashlib.sha256(data).hexdigest())
 
 
 # --- what the program told -----------------------------------------------------------------------
 
 
 def _told(
-    bench: Bench, run: CommandRun, finished: Finished, before: Mapping[str, Before]
+    bench: Bench, run: CommandRun, finished: Finished, earlier: Earlier
 ) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """Telemetry files by name, and notes. What cannot be read is said in the telemetry itself."""
     if not run.telemetry:
@@ -101,7 +87,7 @@ def _told(
     gaps: list[str] = []
     for source in run.telemetry:
         try:
-            data = _data(bench, source, finished, before)
+            data = _data(bench, source, finished, earlier)
             if finished.status != "COMPLETED":
                 data, cut = whole_lines(source, data)
                 notes += [f"{source.place}: the half-written last line was left out"] * cut
@@ -117,7 +103,7 @@ def _told(
         gaps.append(str(error))
     facts = [*names_there([one for _, one in contents]), *_gap(gaps)]
     notes += [note for _, one in contents for note in one.notes]
-    data = redacted(telemetry_bytes(telling, facts).decode()).encode()
+    data = redacted_lines(telemetry_bytes(telling, facts))
     return {"telemetry-0.jsonl": data}, tuple(map(redacted, notes))
 
 
@@ -132,10 +118,8 @@ def _gap(gaps: list[str]) -> list[dict[str, Any]]:
     return [{"kind": "fact", "name": TELEMETRY_GAP, "value": text}]
 
 
-def _data(
-    bench: Bench, source: ProgramFile, finished: Finished, before: Mapping[str, Before]
-) -> bytes:
-    """The bytes of a source, as this run wrote them.
+def _data(bench: Bench, source: ProgramFile, finished: Finished, earlier: Earlier) -> bytes:
+    """The bytes of a source, as this run wrote them; what is in `{out}` was written by it.
 
     Raises:
         EvidenceError: it is not there, of an earlier run, or larger than a run's evidence may be.
@@ -145,53 +129,57 @@ def _data(
         return read_regular(finished.staging / STDOUT, source.place, limit)
     inside = source.path.startswith(OUT)
     root = finished.out if inside else bench.settings.root
-    place = _found(root, source.path.removeprefix(f"{OUT}/"), source.place)
+    path = source.path.removeprefix(f"{OUT}/")
     try:
-        data = read_inside(root, place, limit)
+        return read_inside(
+            root, _of_this_run(root, path, source.place, {} if inside else earlier, limit), limit
+        )
     except EvidenceError as error:
-        raise EvidenceError(str(error).replace(place, source.place, 1)) from None
-    was = before.get(source.path)
-    if was is not None and hashlib.sha256(data[: was.size]).hexdigest() == was.sha256:
+        text = str(error)
+        raise EvidenceError(text if "*" in path else text.replace(path, source.place, 1)) from None
+
+
+def _of_this_run(root: Path, path: str, place: str, earlier: Earlier, limit: int) -> str:
+    """The one file that a path means and that no earlier run left."""
+    there = matching(root, path)
+    new = [one for one in there if not is_old(root, one, earlier, limit)]
+    if there and not new:
         raise EvidenceError(
-            f"{source.place}: was there before the run, and still begins with what it held then; "
+            f"{place}: was there before the run, and still begins with what it held then; "
             f"write into {OUT}, or begin the file anew"
         )
-    return data
-
-
-def _found(root: Path, path: str, place: str) -> str:
-    if "*" not in path:
-        return path
-    found = sorted(one.relative_to(root).as_posix() for one in root.glob(path) if one.is_file())
-    if len(found) != 1:
-        raise EvidenceError(f"{place}: {len(found)} files fit, expected one")
-    return found[0]
+    if len(new) != 1:
+        raise EvidenceError(f"{place}: {len(new)} files fit, expected one")
+    return new[0]
 
 
 def _emitted(bench: Bench, finished: Finished) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """Published telemetry as it is, a file a rank, if all of it can be read."""
     told: dict[str, bytes] = {}
+    notes: list[str] = []
     gaps: list[str] = []
     names: dict[str, list[str]] = {}
     for path in sorted(finished.out.glob(EMITTED)):
         try:
             data = read_regular(path, path.name, bench.limit_bytes)
-            ended_early = finished.status != "COMPLETED"
-            said, _ = parse_telemetry(data, path.name, cut_off=ended_early)
+            if finished.status != "COMPLETED":
+                data, cut = up_to_last_line(data)
+                notes += [f"{path.name}: the half-written last line was left out"] * cut
+            said, _ = parse_telemetry(data, path.name)
         except EvidenceError as error:
             gaps.append(str(error))
             continue
         names[path.name] = sorted(said.steps.columns)
-        told[path.name] = redacted(data.decode()).encode()
+        told[path.name] = redacted_lines(data)
     if not told and not gaps:
         gaps.append(
             "the program wrote no telemetry; let it use pytest_gates.emit, or declare `telemetry`"
         )
     facts = [{"kind": "fact", "name": FIELDS_THERE, "value": names}, *_gap(gaps)]
     first = told.get("telemetry-0.jsonl", b"")
-    whole, newline, _ = first.rpartition(b"\n")
-    told["telemetry-0.jsonl"] = whole + newline + telemetry_bytes(None, facts)
-    return told, ()
+    newline = b"" if first.endswith(b"\n") or not first else b"\n"
+    told["telemetry-0.jsonl"] = first + newline + telemetry_bytes(None, facts)
+    return told, tuple(notes)
 
 
 # --- what becomes of it --------------------------------------------------------------------------
