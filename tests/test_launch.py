@@ -47,10 +47,10 @@ FINITE = "{kind: finite, metrics: [train_loss]}"
 @pytest.mark.parametrize(
     ("changes", "line", "said"),
     [
-        ({"batch": "3"}, 5, "batch_size 3 does not divide among 2 ranks"),
-        ({"more": "launch: {processes: 2}\n        micro_batches: 3"}, 5,
+        ({"batch": "3"}, 10, "batch_size 3 does not divide among 2 ranks"),
+        ({"more": "launch: {processes: 2}\n        micro_batches: 3"}, 13,
          "2 sequences of a rank do not divide into 3 micro-batches"),
-        ({"more": "launch: {processes: 2}\n        micro_batches: [1, 1]"}, 5,
+        ({"more": "launch: {processes: 2}\n        micro_batches: [1, 1]"}, 13,
          "under launch all micro-batches are equal: give their number"),
         ({"device": "cuda:0"}, 6, "each rank has a device of its own; ask for cpu or cuda"),
         ({"device": "auto"}, 6, "each rank has a device of its own; ask for cpu or cuda"),

@@ -202,8 +202,9 @@ class _Loader:
             at = node.get("run") or node.get("requires")
             assert at is not None
             text = "a gate with a `run` or `requires` needs `checks`"
-            self._say(*(nearly(node, "checks") or (at, text)))
-            self.unsure.add(self._text(node, "id"))
+            near = nearly(node, "checks")
+            self._say(*(near or (at, text)))
+            self.unsure.update([self._text(node, "id")] if near else [])
         if isinstance(listed := node.get("checks"), Sequence) and len(checks) < len(listed.items):
             self.unsure.add(self._text(node, "id"))
         if checks and self._text(node, "id") == "":
