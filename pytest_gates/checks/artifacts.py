@@ -174,8 +174,8 @@ def _training_ms(evidence: Evidence) -> float | None:
 
 
 def _number(value: object) -> float | None:
-    """A finite number that somebody told, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """A number that somebody told, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value)
 
