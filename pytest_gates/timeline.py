@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -70,6 +71,29 @@ class Entry(NamedTuple):
     def of(self) -> str:
         """Contract and gate."""
         return f"{self.contract}::{self.subject}"
+
+
+_TEXT: set[type] = {str}
+_MAYBE: set[type] = {str, NoneType}
+_NUMBER: set[type] = {int, float, NoneType}
+_TYPES: dict[str, set[type]] = {
+    "parents": {tuple}, "declared": {bool}, "attempts": {int}, "value": _NUMBER,
+    "headroom_pct": _NUMBER, **dict.fromkeys(("gpu", "driver", "torch", "code"), _MAYBE),
+}  # fmt: skip
+"""What fields of an entry may be, where they are more or other than text."""
+
+
+def _typed(entry: Entry) -> Entry:
+    """The entry as it is; TypeError if a field is something else, as a stranger's may be."""
+    for kind, allowed in zip(map(type, entry), _ALLOWED, strict=True):
+        if kind not in allowed:
+            raise TypeError
+    if not _TEXT.issuperset(map(type, entry.parents)):
+        raise TypeError
+    return entry
+
+
+_ALLOWED = tuple(_TYPES.get(name, _TEXT) for name in Entry._fields)
 
 
 def entry_of(sha: str, record: Mapping[str, Any]) -> Entry:
@@ -145,18 +169,19 @@ def _read_plain(shards: list[str], needle: bytes | None) -> list[tuple[Any, ...]
 def _read(shards: Sequence[str], needle: bytes | None) -> list[Entry]:
     found = []
     for shard in shards:
-        for file in os.scandir(shard):
-            if file.name.startswith("."):
-                continue
-            try:
-                data = read_regular(file.path, file.path)
-                if needle is None or needle in data:
-                    found.append(entry_of(file.name[:-5], orjson.loads(data)))
-            except (EvidenceError, ValueError, KeyError, TypeError, AttributeError):
-                place = f"{Path(shard).parent.name}/{Path(shard).name}/{file.name}"
-                raise LedgerError(
-                    f"{place}: no record; `pytest-gates audit` says what is wrong with it"
-                ) from None
+        with os.scandir(shard) as files:
+            for file in files:
+                if file.name.startswith("."):
+                    continue
+                try:
+                    data = read_regular(file.path, file.path)
+                    if needle is None or needle in data:
+                        found.append(_typed(entry_of(file.name[:-5], orjson.loads(data))))
+                except (EvidenceError, ValueError, KeyError, TypeError, AttributeError):
+                    place = f"{Path(shard).parent.name}/{Path(shard).name}/{file.name}"
+                    raise LedgerError(
+                        f"{place}: no record; `pytest-gates audit` says what is wrong with it"
+                    ) from None
     return found
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_ledger import record
 
 from pytest_gates import cli, timeline
+from pytest_gates.canonical import canonical
 from pytest_gates.checks.base import Verdict
 from pytest_gates.commands.history import sparkline
 from pytest_gates.ledger import Ledger
@@ -150,3 +153,33 @@ def test_an_id_beyond_ascii_is_found(root: Path, capsys: pytest.CaptureFixture[s
 def test_a_sparkline_of_equal_values_is_flat() -> None:
     assert sparkline([]) == ""
     assert sparkline([3.0, 3.0]) == "▁▁"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"observed": [{"verdict": "pass", "figure": ["a", "list"]}]},
+        {"observed": [{"verdict": "pass", "headroom_pct": "much"}]},
+        {"time": ["2026"]},
+        {"subject": {"of": "another"}, "verdict": "pass"},
+        {"parents": [["a"]]},
+        {"host": {"gpu": 7, "driver": None, "torch": None, "declared": False}},
+    ],
+)
+def test_a_record_of_other_types_is_one_line_that_leads_to_the_audit(
+    root: Path, capsys: pytest.CaptureFixture[str], odd: dict[str, Any]
+) -> None:
+    """Nothing is proven here, so anything may lie there."""
+    sound = json.loads(next((root / "evidence/records").glob("*/*.json")).read_bytes())
+    data = canonical(sound | odd)
+    name = hashlib.sha256(data).hexdigest()
+    (root / "evidence" / "records" / name[:2]).mkdir(exist_ok=True)
+    (root / "evidence" / "records" / name[:2] / f"{name}.json").write_bytes(data)
+    assert cli.main(["history"]) == 1
+    told = capsys.readouterr().err
+    assert told.endswith("no record; `pytest-gates audit` says what is wrong with it\n")
+    assert told.count("\n") == 1
+
+
+def test_bars_reach_from_one_end_of_the_doubles_to_the_other() -> None:
+    assert sparkline([-1.7e308, 0.0, 1.7e308]) == "▁▅█"

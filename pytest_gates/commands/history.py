@@ -171,8 +171,11 @@ def sparkline(values: Sequence[float]) -> str:
     if not values:
         return ""
     low, high = min(values), max(values)
-    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(BARS[round((value - low) * scale)] for value in values)
+    reach = high / 2 - low / 2  # halves, for the whole may be beyond a double
+    return "".join(
+        BARS[round((value / 2 - low / 2) / reach * (len(BARS) - 1)) if reach else 0]
+        for value in values
+    )
 
 
 def _values(many: Sequence[tuple[Entry, str]]) -> list[float]:
