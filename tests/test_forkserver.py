@@ -31,8 +31,11 @@ SERVER = """
             (FOLDER / "middle.draft").rename(FOLDER / "middle")
             waits_for((FOLDER / "listed").exists)
             if LEAVES and os.fork() == 0:
-                (FOLDER / "left").write_text(str(os.getpid()))
+                (FOLDER / "left.draft").write_text(str(os.getpid()))
+                (FOLDER / "left.draft").rename(FOLDER / "left")
                 time.sleep(300)
+            if LEAVES:
+                waits_for((FOLDER / "left").exists)  # it may be killed as soon as it is found
             os._exit(0)
         waits_for((FOLDER / "middle").exists)
         return 0
