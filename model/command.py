@@ -9,6 +9,8 @@ from pydantic import AfterValidator, Field, StrictInt, StrictStr, WithJsonSchema
 
 from pytest_gates.model.architecture import Architecture
 from pytest_gates.model.declared import DeclaredShape, Executed, architecture_of
+from pytest_gates.model.launch import Launch
+from pytest_gates.model.misfit import MisfitError
 from pytest_gates.model.sources import Frozen, ProgramFile
 
 OUT = "{out}"
@@ -67,12 +69,47 @@ class CommandRun(Executed):
     """What it trains, for floors and windows."""
     threads: Annotated[StrictInt, Field(ge=1, le=256)] = 1
     """CPU threads it may use: OMP_NUM_THREADS, and its share of the machine's cores."""
+    launch: Launch | None = None
+    """Ranks of the program: torchrun starts it so many times, and `pytest_gates.emit` tells of
+    each. `declares: {batch_size}` and `threads` are those of all ranks, and of one."""
 
     @model_validator(mode="after")
     def _no_second_setting(self) -> Self:
         if self.host.cuda == "hidden" and self.device == "cpu":
             raise ValueError("device cpu hides every GPU already; leave `host` out")
         return self
+
+    @model_validator(mode="after")
+    def _ranks_fit(self) -> Self:
+        if self.launch is None:
+            return self
+        refusal = self.launch.device_refusal(self.device)
+        if refusal is not None:
+            raise MisfitError(refusal, "device")
+        if self.telemetry:
+            text = "ranks tell by `pytest_gates.emit`, a file each; leave `telemetry` out"
+            raise MisfitError(text, "telemetry")
+        batch = self.declares.batch_size
+        if batch is not None and batch % self.ranks:
+            text = f"batch_size {batch} does not divide among {self.ranks} ranks"
+            raise MisfitError(text, "declares", "batch_size")
+        return self
+
+    @property
+    def ranks(self) -> int:
+        """Processes that train together."""
+        return 1 if self.launch is None else self.launch.ranks
+
+    def rank_device(self, rank: int) -> str:
+        """The device that one rank of the run asks for: on CUDA, each of a node its own."""
+        return self.device if self.launch is None else self.launch.device_of(rank, self.device)
+
+    def of_rank(self, rank: int) -> Self:
+        """The run as one of its ranks has it: its device, its share of the batch."""
+        batch = self.declares.batch_size
+        share = None if batch is None else batch // self.ranks
+        declares = self.declares.model_copy(update={"batch_size": share})
+        return self.model_copy(update={"device": self.rank_device(rank), "declares": declares})
 
     @property
     def architecture(self) -> Architecture | None:

@@ -135,6 +135,9 @@ Run = Annotated[
 ]
 """Every run a contract can declare."""
 
+LaunchedRun = PretrainRun | CommandRun
+"""Runs that may declare `launch`, and have ranks then."""
+
 
 class Request(Settings):
     """`run.json`: everything a run's process is told."""
@@ -182,6 +185,7 @@ __all__ = [
     "Index",
     "Kill",
     "Launch",
+    "LaunchedRun",
     "ModelName",
     "ModelProperty",
     "NonFinite",

@@ -6,7 +6,7 @@ stdout. It is told:
 - `{"id": 1, "request": PATH, "out": PATH, "log": PATH}`: start a run; with `"linger_s": 1.0` its
   end is told once all that it started has ended too, after so many seconds at the latest; with
   `"imports": ["module"]` these are imported before it, for all runs that follow;
-- `{"signal": 1, "number": 19}`: a signal to that run's process group;
+- `{"signal": 1, "number": 19}`: a signal to that run's process group and all that it started;
 - `{"end": 1, "grace_s": 2.0}`: SIGTERM to that run's process group, SIGKILL after the grace.
 
 It answers:
@@ -175,6 +175,7 @@ class Forkserver:
         for pid, run in self._runs.items():
             if run.id == run_id and run.ended_ns is None:
                 _signal_group(pid, number)
+                _signal_others(pid, number)
 
     def _until_next_kill(self) -> float | None:
         times = [run.kill_at for run in self._runs.values() if run.kill_at is not None]
@@ -292,6 +293,14 @@ def _signal_group(pid: int, number: int) -> None:
     except ProcessLookupError:
         # Between its fork and its setsid a child leads no group yet.
         os.kill(pid, number)
+
+
+def _signal_others(pid: int, number: int) -> None:
+    """What a process started that has left its group, as the ranks of torchrun do."""
+    for one in _descendants(_processes()[0], {pid}):
+        with suppress(ProcessLookupError):
+            if os.getpgid(one) != pid:
+                os.kill(one, number)
 
 
 def _processes() -> tuple[dict[int, int], set[int]]:

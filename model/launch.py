@@ -35,3 +35,15 @@ class Launch(Settings):
     def ranks(self) -> int:
         """Processes of all nodes."""
         return self.nodes * self.processes
+
+    def device_of(self, rank: int, device: str) -> str:
+        """The device that a rank of a run asks for: on CUDA, each of a node its own."""
+        if self.processes == 1 or device == "cpu":
+            return device
+        return f"cuda:{rank % self.processes}"
+
+    def device_refusal(self, device: str) -> str | None:
+        """Why ranks cannot share a device, or None."""
+        if device == "auto" or (device.startswith("cuda:") and self.processes > 1):
+            return f"device {device}: each rank has a device of its own; ask for cpu or cuda"
+        return None

@@ -130,9 +130,9 @@ class PretrainRun(Modelled):
             if self.parallel != "ddp":
                 yield ("parallel",), f"parallel {self.parallel} needs `launch: {{processes: N}}`"
             return
-        if self.device == "auto" or (self.device.startswith("cuda:") and launch.processes > 1):
-            text = f"device {self.device}: each rank has a device of its own; ask for cpu or cuda"
-            yield ("device",), text
+        refusal = launch.device_refusal(self.device)
+        if refusal is not None:
+            yield ("device",), refusal
         if self.statistics or self.anatomy:
             text = "statistics and anatomy look at one process; leave `launch` out for them"
             yield ("launch",), text
@@ -234,6 +234,9 @@ class PretrainRun(Modelled):
 
     def rank_device(self, rank: int) -> str:
         """The device that one rank of the run asks for: on CUDA, each of a node its own."""
-        if self.launch is None or self.launch.processes == 1 or self.device == "cpu":
-            return self.device
-        return f"cuda:{rank % self.launch.processes}"
+        return self.device if self.launch is None else self.launch.device_of(rank, self.device)
+
+    def of_rank(self, rank: int) -> Self:
+        """The run as one of its ranks has it: its device, its share of the batch."""
+        own = {"device": self.rank_device(rank), "batch_size": self.rank_batch_size}
+        return self.model_copy(update=own)

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from pytest_gates.canonical import digest
 from pytest_gates.identity import remembered
-from pytest_gates.model.config import PRESETS, PretrainRun, RecordedRun, Run, Settings
+from pytest_gates.model.config import PRESETS, LaunchedRun, RecordedRun, Run, Settings
 from pytest_gates.model.telemetry import STATUSES
 
 SCHEMA = 1
@@ -249,13 +249,12 @@ class Evidence:
     def of_rank(self, rank: int) -> Evidence:
         """The same execution as one rank saw it: its telemetry, process, GPU, share and end."""
         run = self.run
-        assert isinstance(run, PretrainRun)
+        assert isinstance(run, LaunchedRun)
         said = self.telemetry[rank] if rank < len(self.telemetry) else Telemetry()
         seen = self.ranks[rank] if rank < len(self.ranks) else Rank(None, None, UNWATCHED)
-        own = {"device": run.rank_device(rank), "batch_size": run.rank_batch_size}
         return replace(
             self,
-            run=run.model_copy(update=own),
+            run=run.of_rank(rank),
             host=replace(self.host, gpu=seen.gpu),
             status=rank_status(said),
             reason=None,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from subprocess import PIPE
 
@@ -79,6 +81,49 @@ def test_what_forks_and_ends_while_it_is_looked_for_is_not_missed(
     assert survivors(tmp_path, linger_s, leaves=1) == 1
     left = (tmp_path / "left").read_text(encoding="utf-8")
     assert not Path("/proc", left).exists()
+
+
+STOPPED = """
+    import os, sys, time
+    from pathlib import Path
+    from pytest_gates.model import forkserver
+
+    def run(request, out):
+        if os.fork() == 0:
+            os.setsid()
+        Path(sys.argv[1], f"{os.getpid()}.pid").touch()
+        time.sleep(300)
+
+    sys.modules["entry_of_the_test"] = sys.modules["__main__"]
+    forkserver.main(["--entry", "entry_of_the_test:run", "--preload"])
+"""
+
+
+def test_a_signal_reaches_what_left_the_group_of_its_run(tmp_path: Path) -> None:
+    request = {"id": 1, "request": "r", "out": "o", "log": str(tmp_path / "log")}
+    script = [sys.executable, "-c", dedented(STOPPED), str(tmp_path)]
+
+    def states() -> list[str]:
+        stats = [Path("/proc", one.stem, "stat") for one in tmp_path.glob("*.pid")]
+        return [one.read_text(encoding="utf-8").rpartition(")")[2].split()[0] for one in stats]
+
+    def becomes(*wanted: str) -> None:
+        until = time.monotonic() + 60
+        while states() != list(wanted) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert states() == list(wanted)
+
+    with subprocess.Popen(script, stdin=PIPE, stdout=PIPE, text=True) as server:
+        assert server.stdin is not None
+        for message, wanted in (
+            (request, "S"),
+            ({"signal": 1, "number": signal.SIGSTOP}, "T"),
+            ({"signal": 1, "number": signal.SIGCONT}, "S"),
+        ):
+            server.stdin.write(json.dumps(message) + "\n")
+            server.stdin.flush()
+            becomes(wanted, wanted)
+        server.stdin.close()
 
 
 def test_a_helper_that_has_ended_when_its_time_is_up_has_not_outlived_the_run(

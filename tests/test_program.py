@@ -30,8 +30,8 @@ def a_run(**settings: Any) -> CommandRun:
 
 
 def seen_by(run: CommandRun, folder: Path, fault: Mapping[str, Any] | None = None) -> str | None:
-    gpu = GPU if run.device.startswith("cuda") and run.host.cuda != "hidden" else None
-    environ = launch_of(run, fault, folder, folder, gpu).environ
+    gpus = (GPU,) if run.device.startswith("cuda") and run.host.cuda != "hidden" else ()
+    environ = launch_of(run, fault, folder, folder, gpus).environ
     assert environ["PYTEST_GATES_DEVICE"] == run.device
     return environ.get("CUDA_VISIBLE_DEVICES")
 
@@ -46,14 +46,14 @@ def test_a_program_sees_the_one_gpu_that_it_is_given(tmp_path: Path) -> None:
 def test_a_fault_in_the_environment_has_the_last_word(tmp_path: Path) -> None:
     fault = {"fault": "other_environment", "variables": {"RATE": "0"}}
     launch = launch_of(
-        a_run(environment={"RATE": "1", "SIZE": "2"}), fault, tmp_path, tmp_path, GPU
+        a_run(environment={"RATE": "1", "SIZE": "2"}), fault, tmp_path, tmp_path, (GPU,)
     )
     assert (launch.environ["RATE"], launch.environ["SIZE"]) == ("0", "2")
 
 
 def test_a_program_that_went_missing_since_it_was_planned(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="there is no program 'gone' beside pytest's Python"):
-        launch_of(a_run(argv=["gone"]), None, tmp_path, tmp_path, None)
+        launch_of(a_run(argv=["gone"]), None, tmp_path, tmp_path, ())
 
 
 def test_signals_of_a_slow_program_alternate_from_the_first_step_on() -> None:
@@ -108,3 +108,46 @@ def test_the_memory_of_a_child_counts_as_the_runs(tmp_path: Path) -> None:
     assert {(one.pid, one.used_mib) for one in held} == {(finished.pid, 5000.0)}
     assert held[0].foreign_pids == 1
     assert finished.host.gpu is not None
+
+
+RANK = """
+import json, os, time
+rank, folder = os.environ["RANK"], os.environ["PYTEST_GATES_OUT"]
+said = [{"kind": "event", "event": "run_started", "step": None, "pid": os.getpid()},
+        {"kind": "fact", "name": "visible", "value": os.environ["CUDA_VISIBLE_DEVICES"]}]
+with open(f"{folder}/telemetry-{rank}.jsonl", "w") as file:
+    file.writelines(json.dumps(one) + "\\n" for one in said)
+while not os.path.exists(os.environ["SEEN"]):
+    time.sleep(0.01)
+"""
+
+
+def test_each_rank_of_a_program_has_a_gpu_and_a_witness_of_its_own(tmp_path: Path) -> None:
+    first, second = Device(uuid="GPU-1"), Device(uuid="GPU-2")
+    nvml, seen = FakeNvml(first, second), tmp_path / "seen"
+    run = a_run(
+        device="cuda", launch={"processes": 2}, argv=[sys.executable, "-c", RANK],
+        environment={"SEEN": str(seen)},
+    )  # fmt: skip
+    with Worker(cache=tmp_path / "c", root=tmp_path, gpus=find_gpus(nvml)) as worker:
+        said: list[Mapping[str, Any]] = []
+
+        def put_on_its_device(line: Mapping[str, Any]) -> None:
+            said.append(line)
+            if line.get("event") == "run_started":
+                first.processes[line["pid"]] = 700
+                return
+            begun = nvml.looks
+            while nvml.looks < begun + 6:
+                time.sleep(0.01)
+            seen.touch()
+
+        finished = worker.execute(run, on_line=put_on_its_device, timeout_s=600)
+        shutil.rmtree(finished.staging)
+    assert finished.status == "COMPLETED", finished.reason
+    assert [rank.gpu.uuid for rank in finished.ranks if rank.gpu] == ["GPU-1", "GPU-2"]
+    assert said[1]["value"] == "GPU-1,GPU-2"
+    pid = finished.ranks[0].pid
+    assert pid not in {None, finished.pid}
+    held = [one for one in finished.ranks[0].witness.samples if one.used_mib is not None]
+    assert {(one.pid, one.used_mib) for one in held} == {(pid, 700.0)}

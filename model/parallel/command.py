@@ -23,6 +23,11 @@ def entry(request: str, out: str, python: str = "python") -> list[str]:
 
 def torchrun(launch: Launch, request: str, out: str, python: str = "python") -> list[str]:
     """What to run on each node, once; a rank that ends badly ends all, and none is restarted."""
+    return started(launch, entry(request, out, python), python)
+
+
+def started(launch: Launch, words: Sequence[str], python: str) -> list[str]:
+    """Any program as the ranks of a launch, by torchrun."""
     if launch.rendezvous is None:
         meeting = ["--standalone"]
     else:
@@ -33,7 +38,7 @@ def torchrun(launch: Launch, request: str, out: str, python: str = "python") -> 
     return [
         python, "-P", "-m", "torch.distributed.run", *meeting, f"--nnodes={launch.nodes}",
         f"--nproc-per-node={launch.processes}", "--max-restarts=0", "--no-python",
-        *entry(request, out, python),
+        *words,
     ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from pytest_gates.checks.equal_ranks import EqualRanks
 from pytest_gates.checks.equal_runs import EqualRuns
 from pytest_gates.checks.ratio_of_runs import RatioOfRuns
 from pytest_gates.evidence import Event, Evidence, Series, Telemetry
-from pytest_gates.model.config import PretrainRun, Run
+from pytest_gates.model.config import LaunchedRun, Run
 from pytest_gates.model.telemetry import METRICS
 
 FACT = "the same on all sides"
@@ -77,7 +77,7 @@ def _of_equality(check: EqualRuns, runs: Mapping[str, Run]) -> Iterator[Limit]:
 
 def _of_ranks(check: EqualRanks, run: Run) -> Iterator[Limit]:
     """One value of one metric apart in the first of the ranks that are compared."""
-    assert isinstance(run, PretrainRun), "refused when the contract was loaded"
+    assert isinstance(run, LaunchedRun), "refused when the contract was loaded"
     assert check.ranks is not None
     compared = range(run.ranks) if check.ranks == "all" else check.ranks
 

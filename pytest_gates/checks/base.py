@@ -25,7 +25,7 @@ from pydantic import (
 from pytest_gates.checks.strictness import Compare, FieldChange, unproven
 from pytest_gates.errors import one_line
 from pytest_gates.evidence import Evidence
-from pytest_gates.model.config import PretrainRun, Run
+from pytest_gates.model.config import LaunchedRun, Run
 from pytest_gates.model.telemetry import EVENTS, METRICS
 from pytest_gates.vocabulary import hint
 
@@ -289,7 +289,7 @@ def rank_refusals(ranks: Literal["all"] | tuple[int, ...] | None, run: Run) -> I
     """Why these ranks are none of the run's."""
     if ranks is None:
         return
-    if not isinstance(run, PretrainRun) or run.launch is None:
+    if not isinstance(run, LaunchedRun) or run.launch is None:
         yield ("ranks",), f"the run is one process; {more_ranks(run)}"
     elif ranks != "all" and max(ranks) >= run.ranks:
         yield ("ranks",), f"rank {max(ranks)} is none of the run's {run.ranks}"
@@ -297,14 +297,14 @@ def rank_refusals(ranks: Literal["all"] | tuple[int, ...] | None, run: Run) -> I
 
 def more_ranks(run: Run) -> str:
     """What to do about a run that has no ranks to be told apart."""
-    if isinstance(run, PretrainRun):
+    if isinstance(run, LaunchedRun):
         return "give it `launch: {processes: N}`"
-    return f"ranks are those of driver pretrain, and driver {run.driver} is judged by rank 0"
+    return f"ranks are those of drivers pretrain and command, not of {run.driver}"
 
 
 def ranks_of(ranks: Literal["all"] | tuple[int, ...], evidence: Evidence) -> tuple[int, ...]:
     """The ranks by number."""
-    assert isinstance(evidence.run, PretrainRun)
+    assert isinstance(evidence.run, LaunchedRun)
     return tuple(range(evidence.run.ranks)) if ranks == "all" else ranks
 
 

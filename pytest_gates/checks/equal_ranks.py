@@ -27,7 +27,7 @@ from pytest_gates.checks.figures import several
 from pytest_gates.checks.strictness import Compare, less, more_of, wider
 from pytest_gates.checks.window import ended
 from pytest_gates.evidence import Evidence
-from pytest_gates.model.config import PretrainRun, Run
+from pytest_gates.model.config import LaunchedRun, Run
 
 FEWEST = 2
 
@@ -67,7 +67,8 @@ class EqualRanks(RunCheck):
 
     def misfits(self, run: Run, gpus: Collection[str]) -> Iterator[Refusal]:
         """Runs of fewer than two ranks, and metrics or windows that the run does not have."""
-        if not isinstance(run, PretrainRun) or run.ranks < FEWEST or self.ranks is None:
+        many = isinstance(run, LaunchedRun) and run.ranks >= FEWEST
+        if not many or self.ranks is None:
             yield (), f"the run has no two ranks; {more_ranks(run)}"
         elif self.ranks != "all" and len(self.ranks) < FEWEST:
             yield ("ranks",), "one rank has none to be compared with"

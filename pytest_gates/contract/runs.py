@@ -16,6 +16,7 @@ from pytest_gates.model.command import OUT
 from pytest_gates.model.config import (
     CommandRun,
     ForwardRun,
+    LaunchedRun,
     PretrainRun,
     ProbeRun,
     RecordedRun,
@@ -231,14 +232,15 @@ def exceeded(run: Run, caps: Caps) -> Iterator[tuple[Path, str]]:
     if isinstance(run, PretrainRun):
         if run.steps > caps.steps:
             yield ("steps",), _over("steps", run.steps, caps.steps, "gates_max_steps")
-        if run.launch is not None and run.launch.processes > caps.processes:
-            count = run.launch.processes
-            text = _over("processes on a node", count, caps.processes, "gates_max_processes")
-            yield ("launch", "processes"), text
         if run.tokens_per_step > caps.step_tokens:
             tokens = run.tokens_per_step
             text = _over("tokens a step", tokens, caps.step_tokens, "gates_max_step_tokens")
             yield ("batch_size",), text
+    launch = run.launch if isinstance(run, LaunchedRun) else None
+    if launch is not None and launch.processes > caps.processes:
+        count = launch.processes
+        text = _over("processes on a node", count, caps.processes, "gates_max_processes")
+        yield ("launch", "processes"), text
     architecture = None
     if isinstance(run, PretrainRun | ForwardRun | CommandRun):
         architecture = run.architecture

@@ -196,10 +196,14 @@ class Emitter:
             self._writer = None
 
     def _introduce(self, writer: TelemetryWriter, first: int) -> None:
-        writer.event("run_started", driver="command")
+        writer.event("run_started", driver="command", pid=os.getpid())
         requested = os.environ.get("PYTEST_GATES_DEVICE")
-        uuid = device_uuid(self._device)
-        given = uuid is not None and uuid == os.environ.get("PYTEST_GATES_DEVICE_UUID")
+        uuid, uuids = device_uuid(self._device), os.environ.get("PYTEST_GATES_DEVICE_UUID", "")
+        own = uuids.split(",")
+        if len(own) > 1:  # a GPU a rank
+            local = int(os.environ.get("LOCAL_RANK", "0"))
+            requested, own = f"cuda:{local}", own[local : local + 1]
+        given = uuid in own
         if requested is not None:
             writer.fact("device_requested", requested)
         # A program sees the one GPU it was given as cuda:0, whichever the run calls it.

@@ -9,7 +9,7 @@ from typing import Any
 import pynvml
 
 from pytest_gates.evidence import Gpu
-from pytest_gates.model.config import CommandRun, ExecutedRun, PretrainRun, ProbeRun
+from pytest_gates.model.config import CommandRun, ExecutedRun, LaunchedRun, ProbeRun
 from pytest_gates.model.device import parse_device
 
 MIB = 1024 * 1024
@@ -86,7 +86,7 @@ class Gpus:
             NoGpuError: it asks for none, or for one that is not there or cannot be told.
         """
         first = self.of(run, environ)
-        if not isinstance(run, PretrainRun) or run.launch is None:
+        if not isinstance(run, LaunchedRun) or run.launch is None:
             return (first,)
         return tuple(
             self.of(run.model_copy(update={"device": run.rank_device(rank)}), environ)

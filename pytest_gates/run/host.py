@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pytest_gates.evidence import Gpu, HostInfo
-from pytest_gates.model.config import CommandRun, PretrainRun, RecordedRun, Run
+from pytest_gates.model.config import CommandRun, LaunchedRun, RecordedRun, Run
 from pytest_gates.model.device import parse_device
 from pytest_gates.model.launch import Launch
 from pytest_gates.run.gpus import Gpus, NoGpuError
@@ -115,7 +115,7 @@ def capability(
             CUDA devices it sees; called only where NVML has the GPU.
     """
     needed = _devices_needed(run)
-    launch = run.launch if isinstance(run, PretrainRun) else None
+    launch = run.launch if isinstance(run, LaunchedRun) else None
     short = None if launch is None else _ranks_without(launch, needed, len(gpus.all))
     if short is not None or not needed:
         return short
@@ -153,7 +153,7 @@ def _devices_needed(run: Run) -> int:
     """How many CUDA devices must be visible; 0: the run can be executed anywhere."""
     if isinstance(run, RecordedRun) or run.host.cuda == "hidden":
         return 0
-    if isinstance(run, PretrainRun) and run.launch is not None and run.device.startswith("cuda"):
+    if isinstance(run, LaunchedRun) and run.launch is not None and run.device.startswith("cuda"):
         return _named_devices(run.device) + run.launch.processes - 1
     return max(int(run.host.cuda == "visible"), _named_devices(getattr(run, "device", "cpu")))
 

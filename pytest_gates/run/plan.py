@@ -14,6 +14,7 @@ from pytest_gates.evidence import run_hash
 from pytest_gates.model.config import (
     CommandRun,
     ForwardRun,
+    LaunchedRun,
     PretrainRun,
     ProbeRun,
     RecordedRun,
@@ -144,7 +145,7 @@ def bears_company(execution: Execution, timed: Collection[str]) -> bool:
 
 def processes_of(run: Run) -> int:
     """Processes of the run on this machine."""
-    launch = run.launch if isinstance(run, PretrainRun) else None
+    launch = run.launch if isinstance(run, LaunchedRun) else None
     return 1 if launch is None else launch.processes
 
 
@@ -195,7 +196,8 @@ def describe(run: Run) -> str:
     if isinstance(run, ProbeRun):
         return "probe" + _hidden(run)
     if isinstance(run, CommandRun):
-        return f"command {_words(run)} on {run.device}{_hidden(run)}"
+        ranks = "" if run.launch is None else f", {_count(run.ranks)}"
+        return f"command {_words(run)} on {run.device}{_hidden(run)}{ranks}"
     model = _model(run)
     if isinstance(run, ForwardRun):
         beside = "" if run.against is None else f" against {run.against.weights or 'float64'}"
@@ -205,9 +207,13 @@ def describe(run: Run) -> str:
     shape = f"{run.steps} steps of {run.batch_size} x {run.seq_len}"
     ranks = ""
     if run.launch is not None:
-        ranks = f", {run.parallel} over {run.ranks} rank{'s' * (run.ranks != 1)}"
+        ranks = f", {run.parallel} over {_count(run.ranks)}"
     place = f"{model} on {run.device}{_hidden(run)}"
     return f"pretrain {place}, {shape}{ranks}{_stimulus(run)}{resumed}"
+
+
+def _count(ranks: int) -> str:
+    return f"{ranks} rank{'s' * (ranks != 1)}"
 
 
 def _stimulus(run: PretrainRun) -> str:

@@ -49,6 +49,8 @@ class RunProcess:
     """What was seen from outside, by rank; where one is not in it, nobody looked."""
     started: str
     """When it was started; UTC, ISO 8601."""
+    log_is_ours = True
+    """Whether what the launcher's log says of an end may be told: a program's own may not."""
     linger_s: float | None = None
     """How long what it started may outlive it, and is then told; None: it is killed at once."""
 
@@ -176,7 +178,8 @@ class RunProcess:
             return "TIMEOUT", f"ended after {self._timeout_s:g} s, its time limit{self._unmet()}"
         if self.ended["signal"] is not None:
             by = "" if self._kill_step is None else f", its own stimulus at step {self._kill_step}"
-            said = _last_words(self._staging / "log.txt", "KILLED") if self._launched else None
+            told = self._launched and self.log_is_ours
+            said = _last_words(self._staging / "log.txt", "KILLED") if told else None
             return "KILLED", (said or f"ended by {signal.Signals(self.ended['signal']).name}") + by
         code = self.ended["exit"]
         if code == 0:

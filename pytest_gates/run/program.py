@@ -18,6 +18,7 @@ from pytest_gates.disk import resolve_inside
 from pytest_gates.errors import EvidenceError, RunError
 from pytest_gates.evidence import Gpu
 from pytest_gates.model.command import OUT, CommandRun
+from pytest_gates.model.parallel.command import started
 from pytest_gates.model.program import REFUSED, Launch
 from pytest_gates.model.telemetry import encode_line
 from pytest_gates.run.process import OnLine, RunProcess
@@ -63,7 +64,11 @@ def _search_path(environ: Mapping[str, str]) -> str:
 
 
 def launch_of(
-    run: CommandRun, fault: Mapping[str, Any] | None, staging: Path, root: Path, gpu: Gpu | None
+    run: CommandRun,
+    fault: Mapping[str, Any] | None,
+    staging: Path,
+    root: Path,
+    gpus: Sequence[Gpu],
 ) -> Launch:
     """What is started: arguments, folder and the whole environment.
 
@@ -86,21 +91,24 @@ def launch_of(
     }
     if stdout:  # a program that is killed must not lose what it has said
         environ["PYTHONUNBUFFERED"] = "1"
-    environ |= _visible(run, gpu)
+    environ |= _visible(run, gpus)
     environ |= {name: value.replace(OUT, out) for name, value in run.environment.items()}
     environ |= variables(fault)
-    words = (str(program), *(word.replace(OUT, out) for word in run.argv[1:]))
+    words = [str(program), *(word.replace(OUT, out) for word in run.argv[1:])]
+    if run.launch is not None:
+        words = started(run.launch, words, sys.executable)
     where = root if run.folder == "." else resolve_inside(root, run.folder)
-    return Launch(words, str(where), environ, str(staging / STDOUT) if stdout else None)
+    return Launch(tuple(words), str(where), environ, str(staging / STDOUT) if stdout else None)
 
 
-def _visible(run: CommandRun, gpu: Gpu | None) -> dict[str, str]:
-    """The program sees the GPU that the run asks for, and no other."""
+def _visible(run: CommandRun, gpus: Sequence[Gpu]) -> dict[str, str]:
+    """The program sees the GPUs that the run asks for, and no other; each rank all of them."""
     if run.device == "cpu" or run.host.cuda == "hidden":
         return {"CUDA_VISIBLE_DEVICES": ""}
-    if gpu is None or gpu.uuid is None:
+    if not gpus or None in {gpu.uuid for gpu in gpus}:
         return {}
-    return {"CUDA_VISIBLE_DEVICES": gpu.uuid, "PYTEST_GATES_DEVICE_UUID": gpu.uuid}
+    uuids = ",".join(str(gpu.uuid) for gpu in gpus)
+    return {"CUDA_VISIBLE_DEVICES": uuids, "PYTEST_GATES_DEVICE_UUID": uuids}
 
 
 def redacted(text: str) -> str:
@@ -158,6 +166,7 @@ LIMITS = Limits()
 class ProgramProcess(RunProcess):
     """A program from its start to its end."""
 
+    log_is_ours = False
     linger_s = LINGER_S
 
     def __init__(
@@ -174,7 +183,7 @@ class ProgramProcess(RunProcess):
     ) -> None:
         super().__init__(
             server, run_id, staging, self._heard,
-            tells=_tells(run, staging), most=limits.telemetry_bytes,
+            tells=_tells(run, staging), most=limits.telemetry_bytes, launch=run.launch,
         )  # fmt: skip
         self._pass_on = on_line
         self._watched = _watched(run, staging, root)

@@ -210,13 +210,13 @@ class Worker:
     def _watched(self, order: Order, staging: Path, on_line: OnLine | None) -> _Watched:
         run = order.run
         server = self._program_server() if isinstance(run, CommandRun) else self._started_server()
-        adopts = server.pid if isinstance(run, CommandRun) else None
+        # Of ranks each has a witness of its own, and what the server adopts may be another one's.
+        adopts = server.pid if isinstance(run, CommandRun) and run.launch is None else None
         gpus, observe, unseen = self._witness_for(order, adopts)
         turn, number = Turn(on_line), next(self._numbers)
         process: RunProcess
         if isinstance(run, CommandRun):
-            given = gpus[0] if gpus else None
-            program = launch_of(run, order.fault, staging, self._root, given)
+            program = launch_of(run, order.fault, staging, self._root, gpus)
             _write_request(staging, program.to_json())
             with _writing(staging):
                 (staging / "out").mkdir()
