@@ -75,10 +75,7 @@ def test_what_makes_no_sense_is_refused_at_its_place(
 
 def test_ranks_that_a_program_starts_itself_are_not_told_apart(program: Program) -> None:
     done = program("pass", checks="[{kind: finite, metrics: [train_loss], ranks: all}]")
-    assert "ranks are those of driver pretrain, and driver command is judged by rank 0" in (
-        done.stdout.str()
-    )
-    assert "launch" not in done.stdout.str()
+    assert "the run is one process; give it `launch: {processes: N}`" in done.stdout.str()
 
 
 # --- what it gets ------------------------------------------------------------------------------

@@ -146,11 +146,13 @@ def test_every_example_of_the_language_loads() -> None:
 
 
 def test_every_example_of_your_own_trainer_loads() -> None:
-    runs, telemetry = yaml_blocks(DOCS / "your-own-trainer.md")
+    runs, ranks, telemetry = yaml_blocks(DOCS / "your-own-trainer.md")
     indented = "".join(f"    {line}\n" for line in telemetry.splitlines())
     other = f"  other:\n    driver: command\n    argv: [x]\n    device: cpu\n{indented}"
-    contract = contract_from(runs + other, "x.yaml", Caps())
-    assert {run.driver for run in contract.runs.values()} == {"command"}
+    for text in (runs + other, ranks):
+        contract = contract_from(text, "x.yaml", Caps())
+        assert {run.driver for run in contract.runs.values()} == {"command"}
+    assert [gate.id for gate in contract.gates] == ["GATE-TOGETHER"]
 
 
 def test_the_language_names_every_driver() -> None:
