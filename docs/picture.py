@@ -39,7 +39,9 @@ def shown(command: list[str]) -> str:
     """
     controller, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
-    environ = {**os.environ, "TERM": "xterm-256color"}
+    # A make within make says which folder it enters; a user's does not.
+    outer = {"MAKELEVEL", "MAKEFLAGS", "MFLAGS"}
+    environ = {k: v for k, v in os.environ.items() if k not in outer} | {"TERM": "xterm-256color"}
     process = subprocess.Popen(
         command, cwd=ROOT, env=environ, stdin=terminal, stdout=terminal, stderr=terminal
     )
