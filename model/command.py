@@ -90,9 +90,9 @@ class CommandRun(Executed):
             text = "ranks tell by `pytest_gates.emit`, a file each; leave `telemetry` out"
             raise MisfitError(text, "telemetry")
         batch = self.declares.batch_size
-        if batch is not None and batch % self.ranks:
-            text = f"batch_size {batch} does not divide among {self.ranks} ranks"
-            raise MisfitError(text, "declares", "batch_size")
+        refusal = None if batch is None else self.launch.batch_refusal(batch)
+        if refusal is not None:
+            raise MisfitError(refusal, "declares", "batch_size")
         return self
 
     @property

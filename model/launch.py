@@ -42,6 +42,12 @@ class Launch(Settings):
             return device
         return f"cuda:{rank % self.processes}"
 
+    def batch_refusal(self, batch_size: int) -> str | None:
+        """Why a step's batch cannot be dealt to the ranks, or None."""
+        if batch_size % self.ranks:
+            return f"batch_size {batch_size} does not divide among {self.ranks} ranks"
+        return None
+
     def device_refusal(self, device: str) -> str | None:
         """Why ranks cannot share a device, or None."""
         if device == "auto" or (device.startswith("cuda:") and self.processes > 1):

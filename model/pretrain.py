@@ -140,9 +140,9 @@ class PretrainRun(Modelled):
     def _undivided(self) -> Iterator[tuple[tuple[str, ...], str]]:
         parts, at = self.micro_batches, ("micro_batches",)
         if self.launch is not None:
-            if self.batch_size % self.ranks:
-                text = f"batch_size {self.batch_size} does not divide among {self.ranks} ranks"
-                yield ("batch_size",), text
+            refusal = self.launch.batch_refusal(self.batch_size)
+            if refusal is not None:
+                yield ("batch_size",), refusal
             elif isinstance(parts, tuple):
                 yield at, "under launch all micro-batches are equal: give their number"
             elif self.rank_batch_size % parts:

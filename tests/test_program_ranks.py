@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from programs import Program
 from project import Project, dedented
-
-from pytest_gates.evidence_store import read_evidence
 
 PROGRAM = """
     import os, sys, torch, torch.distributed as dist
@@ -71,10 +70,7 @@ def test_each_rank_of_a_program_is_told_and_judged(
     assert "ranks 0 and 1" in text
     assert "FAIL contracts/claims.yaml::GATE-DIES" in text
     assert "the program ended with exit code 1" in text
-    folders = (allowed.root / ".pytest_gates" / "evidence").iterdir()
-    evidence = [read_evidence(allowed.root, one.relative_to(allowed.root).as_posix())
-                for one in folders]  # fmt: skip
-    [whole] = [one for one in evidence if one.run.argv[-1] == "train.py"]
+    [whole] = [one for one in Program(allowed).evidence if one.run.argv[-1] == "train.py"]
     assert len(whole.telemetry) == len(whole.ranks) == 2
     assert len({rank.pid for rank in whole.ranks} - {None, whole.pid}) == 2
     assert whole.of_rank(1).run.declares.batch_size == 2
