@@ -139,6 +139,11 @@ LaunchedRun = PretrainRun | CommandRun
 """Runs that may declare `launch`, and have ranks then."""
 
 
+def declared_launch(run: Run) -> Launch | None:
+    """What a run declares of its ranks; None of a run that is one process."""
+    return run.launch if isinstance(run, LaunchedRun) else None
+
+
 class Request(Settings):
     """`run.json`: everything a run's process is told."""
 

@@ -24,7 +24,7 @@ from pytest_gates.checks.layers import (
 from pytest_gates.checks.strictness import Change, Compare
 from pytest_gates.checks.window import ended, unfinished
 from pytest_gates.evidence import Evidence
-from pytest_gates.model.config import CommandRun, LaunchedRun, PretrainRun, RecordedRun, Run
+from pytest_gates.model.config import CommandRun, PretrainRun, RecordedRun, Run, declared_launch
 
 LayerName = Literal["L0", "L1", "L2", "L3", "L3b", "L4", "L5"]
 
@@ -95,8 +95,7 @@ class Residency(RunCheck):
         if not isinstance(run, PretrainRun | RecordedRun | CommandRun):
             yield (), f"driver {run.driver} trains nothing that could reside anywhere"
             return
-        ranked = isinstance(run, LaunchedRun) and run.launch is not None
-        if ranked and self.ranks is None:
+        if declared_launch(run) is not None and self.ranks is None:
             yield (), "the run has several processes; say whose: `ranks: all`"
         device = shape_of(run).device
         if device is not None and not device.startswith("cuda"):

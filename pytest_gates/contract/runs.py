@@ -16,11 +16,11 @@ from pytest_gates.model.command import OUT
 from pytest_gates.model.config import (
     CommandRun,
     ForwardRun,
-    LaunchedRun,
     PretrainRun,
     ProbeRun,
     RecordedRun,
     Run,
+    declared_launch,
 )
 from pytest_gates.model.declared import Declared
 
@@ -236,7 +236,7 @@ def exceeded(run: Run, caps: Caps) -> Iterator[tuple[Path, str]]:
             tokens = run.tokens_per_step
             text = _over("tokens a step", tokens, caps.step_tokens, "gates_max_step_tokens")
             yield ("batch_size",), text
-    launch = run.launch if isinstance(run, LaunchedRun) else None
+    launch = declared_launch(run)
     if launch is not None and launch.processes > caps.processes:
         count = launch.processes
         text = _over("processes on a node", count, caps.processes, "gates_max_processes")

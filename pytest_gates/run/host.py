@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pytest_gates.evidence import Gpu, HostInfo
-from pytest_gates.model.config import CommandRun, LaunchedRun, RecordedRun, Run
+from pytest_gates.model.config import CommandRun, LaunchedRun, RecordedRun, Run, declared_launch
 from pytest_gates.model.device import parse_device
 from pytest_gates.model.launch import Launch
 from pytest_gates.run.gpus import Gpus, NoGpuError
@@ -115,7 +115,7 @@ def capability(
             CUDA devices it sees; called only where NVML has the GPU.
     """
     needed = _devices_needed(run)
-    launch = run.launch if isinstance(run, LaunchedRun) else None
+    launch = declared_launch(run)
     short = None if launch is None else _ranks_without(launch, needed, len(gpus.all))
     if short is not None or not needed:
         return short

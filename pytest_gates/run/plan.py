@@ -14,11 +14,11 @@ from pytest_gates.evidence import run_hash
 from pytest_gates.model.config import (
     CommandRun,
     ForwardRun,
-    LaunchedRun,
     PretrainRun,
     ProbeRun,
     RecordedRun,
     Run,
+    declared_launch,
 )
 from pytest_gates.model.faults import Fault, Planted, misfit
 from pytest_gates.model.training import DataEnd, FlippedBit, ValidationLoss
@@ -145,7 +145,7 @@ def bears_company(execution: Execution, timed: Collection[str]) -> bool:
 
 def processes_of(run: Run) -> int:
     """Processes of the run on this machine."""
-    launch = run.launch if isinstance(run, LaunchedRun) else None
+    launch = declared_launch(run)
     return 1 if launch is None else launch.processes
 
 
