@@ -33,10 +33,14 @@ def gradients_of(model: nn.Module) -> list[Tensor]:
     return [p.grad for p in model.parameters() if p.grad is not None]
 
 
-def residency(model: nn.Module, optimizer: Moments, gradients: Iterable[Tensor]) -> Residency:
+def residency(
+    model: nn.Module, optimizer: Moments, gradients: Iterable[Tensor], *, counters: bool = True
+) -> Residency:
     """Where parameters, gradients and optimizer state lie (layer L1); asks no device to wait.
 
-    AdamW's step counters are state too: they are counted like the moments.
+    AdamW's step counters are state too, counted like the moments unless `counters` is false: torch
+    itself keeps them on the host where an optimizer is neither fused nor capturable
+    (torch.optim.AdamW, `capturable`), and no training left the GPU for that.
     """
     parameters = list(model.parameters())
     return {
@@ -45,8 +49,8 @@ def residency(model: nn.Module, optimizer: Moments, gradients: Iterable[Tensor])
         "optimizer": _bytes_by_device(
             value
             for state in optimizer.state.values()
-            for value in state.values()
-            if isinstance(value, Tensor)
+            for name, value in state.items()
+            if isinstance(value, Tensor) and (counters or name != "step")
         ),
     }
 

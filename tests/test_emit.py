@@ -61,7 +61,7 @@ def test_a_plain_loop_tells_each_step(tmp_path: Path) -> None:
     for when in ("before", "after"):
         placed = told.facts[f"residency_{when}"]
         assert placed["parameters"] == {"cpu": 16}
-        assert placed["optimizer"]["cpu"] >= 32
+        assert placed["optimizer"] == {"cpu": 32}  # both moments; its counters lie on any host
     assert [event.event for event in told.events][-1] == "run_finished"
     assert "training_started" in [event.event for event in told.events]
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pytest_gates.model.census import devices, gradients_of, residency
+from pytest_gates.model.census import Residency, devices, gradients_of, residency
 from pytest_gates.model.clock import Clock, clock_for
 from pytest_gates.model.resolve import device_uuid
 from pytest_gates.model.writer import TelemetryWriter, process_start_ns
@@ -131,7 +131,7 @@ class Emitter:
         self._step += 1
         if not self._placed and self._optimizer is not None:
             # Its state was made by the step that was just launched.
-            found = residency(self._model, self._optimizer, gradients_of(self._model))
+            found = self._residency()
             self._writer.fact("residency_before", found)
             self._writer.fact("parameter_device", devices(found["parameters"]))
             self._writer.fact("optimizer_device", devices(found["optimizer"]))
@@ -183,11 +183,14 @@ class Emitter:
             return
         self.flush()
         if self._optimizer is not None:
-            after = residency(self._model, self._optimizer, gradients_of(self._model))
-            self._writer.fact("residency_after", after)
+            self._writer.fact("residency_after", self._residency())
         self._writer.fact("peak_mib", self._clock.peak_mib())
         self._writer.event("run_finished")
         self.close()
+
+    def _residency(self) -> Residency:
+        gradients = gradients_of(self._model)
+        return residency(self._model, self._optimizer, gradients, counters=False)
 
     def close(self) -> None:
         """Tell no more."""
