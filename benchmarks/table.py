@@ -92,7 +92,7 @@ ROWS: tuple[Row, ...] = (
 )  # fmt: skip
 
 COMMANDS = {
-    "trace_overhead_cuda": "python -m benchmarks.trace_overhead --device cuda",
+    "trace_overhead_cuda": "python -m benchmarks.trace_overhead --device cuda --tokens 512",
     "training_step_16x512": "python -m benchmarks training_step",
     "training_step_16x512_h200": "python -m benchmarks training_step",
     "training_step_1x2048": "python -m benchmarks training_step",

@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -60,7 +61,8 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     device = torch.device(asked.device)
     names = asked.models or ("llama-370m" if asked.device == "cuda" else "llama-1m,llama-10m")
-    figures, raw = {}, {}
+    figures: dict[str, Any] = {"tokens": asked.tokens}
+    raw = {}
     for name in names.split(","):
         model = initialised(PRESETS[name], device, 0).eval()
         path = ForwardPath(model, device, compute_dtype("auto", device))
