@@ -1,10 +1,11 @@
 """Triton kernels of causal attention: flash attention (arXiv:2307.08691) and its backward pass.
 
 Shapes: B sequences of T rows, H query heads, K key/value heads, D width of a head; a row of `qkv`
-holds H queries, K keys and K values side by side, W = (H + 2 K) D in all. Queries and keys are
-rotated (RoPE) before; the backward pass rotates their gradients back. Scores are in units of
-log2(e), so that exp2 serves. Every sum has one order, so equal inputs give equal bytes. `blocks`
-are those of a sequence's rows, `others` how often there are such: a program for each pair.
+holds H queries, K keys and K values side by side, W = (H + 2 K) D in all. Keys are rotated (RoPE)
+before, queries by the forward pass; the backward pass rotates the gradients of both back. Scores
+are in units of log2(e), so that exp2 serves. Every sum has one order, so equal inputs give equal
+bytes. `blocks` are those of a sequence's rows, `others` how often there are such: a program for
+each pair.
 """
 
 import triton
@@ -58,6 +59,21 @@ def _store_unrotated(base, value, row, cos, sin, T, stride, D: tl.constexpr):
 
 
 @triton.jit
+def _rotated(value, row, cos, sin, T, D: tl.constexpr, EVEN: tl.constexpr):
+    """RoPE (arXiv:2104.09864) over the rows of a head: R D, rounded to bf16."""
+    pair = row[:, None] * (D // 2) + tl.arange(0, D // 2)[None, :]
+    halves = tl.permute(tl.reshape(value.to(tl.float32), (value.shape[0], 2, D // 2)), (0, 2, 1))
+    left, right = tl.split(halves)
+    if EVEN:
+        c, s = tl.load(cos + pair), tl.load(sin + pair)
+    else:
+        c = tl.load(cos + pair, mask=row[:, None] < T, other=0.0)
+        s = tl.load(sin + pair, mask=row[:, None] < T, other=0.0)
+    turned = tl.join(left * c - right * s, right * c + left * s)
+    return tl.reshape(tl.permute(turned, (0, 2, 1)), (value.shape[0], D)).to(tl.bfloat16)
+
+
+@triton.jit
 def _attend(total, largest, out, q, k_base, v_base, start, row, T, W, scale, D: tl.constexpr,
             N: tl.constexpr, DIAGONAL: tl.constexpr, EVEN: tl.constexpr):  # fmt: skip
     """Take N keys and values from `start` on into the running softmax of a tile of queries."""
@@ -76,10 +92,13 @@ def _attend(total, largest, out, q, k_base, v_base, start, row, T, W, scale, D: 
 
 
 @triton.jit
-def attention_forward(qkv, out, lse, T, scale, blocks, others, PROCESSORS, H: tl.constexpr,
-                      K: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
-                      EVEN: tl.constexpr):  # fmt: skip
-    """M queries of one head a program: out N (H D), and the log2 of each row's sum: B H T."""
+def attention_forward(qkv, out, lse, cos, sin, T, scale, blocks, others, PROCESSORS,
+                      H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, M: tl.constexpr,
+                      N: tl.constexpr, EVEN: tl.constexpr):  # fmt: skip
+    """M queries of one head a program: out N (H D), and the log2 of each row's sum: B H T.
+
+    The queries are rotated on the way, and left so: no other program reads them here.
+    """
     W: tl.constexpr = (H + 2 * K) * D
     shorter, line = _share(blocks, others, PROCESSORS)
     block = blocks - 1 - shorter  # the last rows see the most keys
@@ -88,7 +107,9 @@ def attention_forward(qkv, out, lse, T, scale, blocks, others, PROCESSORS, H: tl
     k_base = base + (H + head // (H // K)) * D
     v_base = k_base + K * D
     row = block * M + tl.arange(0, M)
-    q = _tile(base + head * D, row, T, W, D, EVEN)
+    q = _rotated(_tile(base + head * D, row, T, W, D, EVEN), row, cos, sin, T, D, EVEN)
+    at = base + head * D + row[:, None] * W + tl.arange(0, D)[None, :]
+    tl.store(at, q, mask=row[:, None] < T)
     total = tl.zeros((M,), tl.float32)
     largest = tl.full((M,), -float("inf"), tl.float32)
     value = tl.zeros((M, D), tl.float32)

@@ -13,9 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from triton.tools.tensor_descriptor import TensorDescriptor
+from triton.experimental.gluon.language import NVMMASharedLayout, bfloat16
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from pytest_gates.model.fused import attention_kernels, kernels
+from pytest_gates.model.fused import (
+    attention_kernels,
+    feed_forward_kernels,
+    kernels,
+    loss_kernels,
+)
 from pytest_gates.model.fused.gradients import Gradient, Part
 
 _LOG2_E = math.log2(math.e)
@@ -23,14 +29,23 @@ ROWS = 64
 """Rows of a tile of attention."""
 FILLED = 512
 """So many programs fill a GPU; with fewer, heads that share keys are not left to one program."""
-TILE = 8
-"""Rows that the norm's backward pass has in flight at once."""
-FEW_ROWS = 4096
-"""Below so many rows, programs of more than one tile would leave multiprocessors idle."""
-SWIGLU_TILE = 128, 128, 64, 4, 5
-"""Rows and columns of a tile, its depth, tiles in a group, and loads under way: the best of 25."""
-BLOCK = 1024
-VOCAB_BLOCK = 4096
+TILE = 2
+"""Rows that a program of the norm's backward pass takes at once."""
+NORMING = 2
+"""Programs of it on a multiprocessor."""
+SWIGLU_ROWS, HALF, SWIGLU_DEPTH = 128, 64, 64
+"""Rows of a tile of the feed-forward layer, half of its columns, and the depth of a step."""
+GROUP = 2
+"""Rows of such tiles that are taken together."""
+FORWARD_STAGES, BACKWARD_STAGES, SLOTS = 5, 4, 3
+"""Steps under way, and halves of tiles; with them shared memory is full (224 KiB)."""
+WARPS_REGISTERS = 168
+"""Registers of a thread at the start of 12 warps; those that multiply take over from the others."""
+ROW_BYTES = 106 * 1024
+"""A row of logits up to this is kept in shared memory: two fit into a multiprocessor's 227 KiB."""
+VOCAB_BLOCK, SHARED_BLOCK = 8192, 4096
+ROTATED_ROWS = 8
+"""Rows whose keys a program rotates."""
 EMBED_ROWS, EMBED_COLUMNS = 8, 1024
 """Rows of one token that are summed at once, and columns of a program."""
 
@@ -75,12 +90,13 @@ class AddLinear(Function):
 
 
 class Norm(Function):
-    """RMSNorm, and a copy of the rows as they came: N C -> N C, N C.
+    """RMSNorm, and the rows as they came, to be added to in place: N C -> N C, N C.
 
-    Both in one function, so that one pass backward adds up the gradients of both. The weight's
-    gradient is left in `partials` (P C), a row a program of the backward kernel: one sum at the
-    end of the step serves all norms. `normed` and `back` are where the result and the gradient of
-    the rows belong, if they are parts of a stack.
+    Both in one function, so that one pass backward adds up the gradients of both. It needs the
+    normed rows alone, which the product after keeps anyway. The weight's gradient is left in
+    `partials` (P C), a row a program of the backward kernel: one sum at the end of the step serves
+    all norms. `normed` and `back` are where the result and the gradient of the rows belong, if
+    they are parts of a stack.
     """
 
     @staticmethod
@@ -96,35 +112,34 @@ class Norm(Function):
         """One pass over the rows."""
         rows, width = x.shape
         out = torch.empty_like(x) if normed is None else normed.inputs()
-        copy, rstd = torch.empty_like(x), torch.empty(rows, device=x.device)
-        kernels.norm_forward[(rows,)](x, weight, out, copy, rstd, eps, width, num_warps=4)
-        ctx.save_for_backward(x, rstd)
+        rstd = torch.empty(rows, device=x.device)
+        kernels.norm_forward[(rows,)](x, weight, out, rstd, eps, width, num_warps=2)
+        ctx.mark_dirty(x)  # it is not; but what an in-place function returns is no copy and no view
+        ctx.save_for_backward(out, rstd)
         ctx.weight, ctx.partials, ctx.back = weight, partials, back
         ctx.set_materialize_grads(False)  # the last norm's rows go nowhere
-        return copy, out
+        return x, out
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """One pass over the rows."""
         grad_x, grad_normed = grads
-        x, rstd = ctx.saved_tensors
-        rows, width = x.shape
-        out = torch.empty_like(x) if ctx.back is None else ctx.back.outputs()
+        normed, rstd = ctx.saved_tensors
+        rows, width = normed.shape
+        out = torch.empty_like(normed) if ctx.back is None else ctx.back.outputs()
         add = grad_x is not None
-        kernels.norm_backward[(ctx.partials.shape[0],)](
-            grad_normed, x, ctx.weight, rstd, grad_x if add else grad_normed, out, ctx.partials,
-            rows, width, _norm_rows(rows), TILE, add, num_warps=4,
+        programs = ctx.partials.shape[0]
+        kernels.norm_backward[(programs,)](
+            grad_normed, normed, ctx.weight, rstd, grad_x if add else grad_normed, out,
+            ctx.partials, rows, programs, width, TILE, add, num_warps=4,
         )  # fmt: skip
         return out, None, None, None, None, None
 
 
-def _norm_rows(rows: int) -> int:
-    return TILE if rows < FEW_ROWS else 2 * TILE
-
-
-def norm_programs(rows: int) -> int:
+def norm_programs(rows: int, device: torch.device) -> int:
     """Programs of the norm's backward pass over so many rows."""
-    return -(-rows // _norm_rows(rows))
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    return min(-(-rows // TILE), NORMING * processors)
 
 
 def _processors(x: Tensor) -> int:
@@ -153,8 +168,10 @@ class Attention(Function):
     ) -> Tensor:
         """Keep the rotated rows, the result, and a number a row."""
         B, T, H, K, D = shape
-        block = 1 << (H + K - 1).bit_length()
-        kernels.rotate_heads[(B * T,)](qkv, cos, sin, T, H + K, qkv.shape[1], D, block, num_warps=2)
+        kernels.rotate_heads[(-(-B * T // ROTATED_ROWS),)](
+            qkv[:, H * D :], cos, sin, B * T, T, K, qkv.shape[1], D, ROTATED_ROWS,
+            1 << (K - 1).bit_length(), num_warps=4,
+        )  # fmt: skip
         if result is None:
             out = torch.empty(B * T, H * D, dtype=qkv.dtype, device=qkv.device)
         else:
@@ -162,8 +179,8 @@ class Attention(Function):
         lse = torch.empty(B, H, T, device=qkv.device)
         blocks, scale = -(-T // ROWS), _LOG2_E / math.sqrt(D)
         attention_kernels.attention_forward[(blocks * B * H,)](
-            qkv, out, lse, T, scale, blocks, B * H, _processors(qkv), H, K, D, ROWS, ROWS,
-            T % ROWS == 0, num_warps=4, num_stages=3,
+            qkv, out, lse, cos, sin, T, scale, blocks, B * H, _processors(qkv), H, K, D, ROWS, ROWS,
+            T % ROWS == 0, num_warps=4, num_stages=3, maxnreg=128,
         )  # fmt: skip
         # Not as attributes: a result that its own function holds is freed by the collector alone.
         ctx.save_for_backward(qkv, out, lse, cos, sin)
@@ -197,40 +214,62 @@ class Attention(Function):
         return packed, None, None, None, None, None
 
 
-class AddSwiGlu(Function):
-    """residual += (SiLU(gate) * up) W^T, rounded once: N C, N 2F -> N C."""
+class AddFeedForward(Function):
+    """residual += (SiLU(x G^T) * (x U^T)) D^T, rounded once: N C, N C -> N C.
+
+    G and U (F C each) lie above each other in `gate_up`, D is `down` (C F). Kept are x, the product
+    of gate and up, and its slopes over both, N 2F: their gradients replace them.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, residual: Tensor, gate_up: Tensor, weight: Tensor, gradient: Gradient
+        ctx: Any,
+        residual: Tensor,
+        x: Tensor,
+        gate_up: Tensor,
+        down: Tensor,
+        gradients: tuple[Gradient, Gradient],
     ) -> Tensor:
-        """In place, as `AddLinear`. Gate and up side by side."""
-        rows, width = gate_up.shape[0], gate_up.shape[1] // 2
-        x = torch.empty(rows, width, dtype=gate_up.dtype, device=gate_up.device)
-        kernels.swiglu_forward[(rows, -(-width // BLOCK))](gate_up, x, width, BLOCK, num_warps=4)
-        ctx.rest = gate_up, x, weight, gradient
+        """In place, as `AddLinear`."""
+        (rows, hidden), width = x.shape, down.shape[1]
+        slopes = x.new_empty(rows, 2 * width)
+        product = x.new_empty(rows, width)
+        tile, tall, half = (SWIGLU_ROWS, SWIGLU_DEPTH), (HALF, SWIGLU_DEPTH), (SWIGLU_ROWS, HALF)
+        programs = min(-(-rows // SWIGLU_ROWS) * -(-width // HALF), _processors(x))
+        feed_forward_kernels.swiglu_forward[(programs,)](
+            _described(x, tile), _described(gate_up, tall), _described(slopes[:, :width], half),
+            _described(slopes[:, width:], half), _described(product, half), rows, width, hidden,
+            programs, GROUP, FORWARD_STAGES, num_warps=4, maxnreg=WARPS_REGISTERS,
+        )  # fmt: skip
+        ctx.save_for_backward(x)
+        ctx.rest = slopes, product, gate_up, down, gradients
         ctx.mark_dirty(residual)
-        return residual.addmm_(x, weight.t())
+        return residual.addmm_(product, down.t())
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        """In place over gate and up; the gradient of their product is never written."""
-        (gate_up, x, weight, gradient), dy = ctx.rest, grads[0]
-        gradient.take(dy, x)
-        (rows, width), hidden = x.shape, dy.shape[1]
-        height, side, depth, group, stages = SWIGLU_TILE
-        tiles = -(-rows // height) * -(-width // side)
-        programs = min(tiles, _processors(dy))
-        place = (rows, width), (2 * width, 1), (height, side)
-        kernels.swiglu_backward[(programs,)](
-            TensorDescriptor.from_tensor(dy, [height, depth]),
-            TensorDescriptor.from_tensor(weight, [depth, side]),
-            TensorDescriptor(gate_up, *map(list, place)),
-            TensorDescriptor(gate_up[:, width:], *map(list, place)),
-            rows, width, hidden, programs, height, side, depth, group,
-            num_warps=8, num_stages=stages,
+        """The gradient of the product of gate and up is never written."""
+        (x,), dy = ctx.saved_tensors, grads[0]
+        slopes, product, gate_up, down, gradients = ctx.rest
+        gradients[1].take(dy, product)
+        (rows, width), hidden = product.shape, dy.shape[1]
+        tile, half = (SWIGLU_ROWS, SWIGLU_DEPTH), (SWIGLU_ROWS, HALF)
+        wide = SWIGLU_DEPTH, 2 * HALF
+        programs = min(-(-rows // SWIGLU_ROWS) * -(-width // (2 * HALF)), _processors(dy))
+        feed_forward_kernels.swiglu_backward[(programs,)](
+            _described(dy, tile), _described(down, wide), _described(slopes[:, :width], half),
+            _described(slopes[:, width:], half), rows, width, hidden, programs, GROUP,
+            BACKWARD_STAGES, SLOTS, num_warps=4, maxnreg=WARPS_REGISTERS,
         )  # fmt: skip
-        return dy, gate_up, None, None
+        gradients[0].take(slopes, x)
+        return dy, slopes @ gate_up, None, None, None
+
+
+def _described(matrix: Tensor, block: tuple[int, int]) -> TensorDescriptor:
+    """A matrix as the tensor copy engine takes it, block by block."""
+    layout = NVMMASharedLayout.get_default_for(list(block), bfloat16)
+    shape, strides = list(matrix.shape), list(matrix.stride())
+    return TensorDescriptor(matrix, shape, strides, list(block), layout)
 
 
 class HeadLoss(Function):
@@ -244,9 +283,17 @@ class HeadLoss(Function):
         logits = x @ weight.t()  # N VP
         rows, padded = logits.shape
         losses = torch.empty(rows, device=x.device)
-        kernels.cross_entropy[(rows,)](
-            logits, targets, losses, vocab, padded, 1.0 / rows, VOCAB_BLOCK, num_warps=8
-        )
+        shared = 2 * SHARED_BLOCK * -(-padded // SHARED_BLOCK)
+        if shared <= ROW_BYTES:
+            programs = min(rows, 2 * _processors(x))
+            loss_kernels.cross_entropy_shared[(programs,)](
+                logits, targets, losses, rows, vocab, padded, 1.0 / rows, programs, SHARED_BLOCK,
+                -(-padded // SHARED_BLOCK), 8, num_warps=8,
+            )  # fmt: skip
+        else:
+            loss_kernels.cross_entropy[(rows,)](
+                logits, targets, losses, vocab, padded, 1.0 / rows, VOCAB_BLOCK, num_warps=16
+            )
         ctx.save_for_backward(x)
         ctx.rest = weight, gradient, logits
         return losses.mean()

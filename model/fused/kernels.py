@@ -7,132 +7,73 @@ H query heads, K key/value heads, D width of a head.
 import triton
 import triton.language as tl
 
+_LEAST_GAIN = tl.constexpr(1e-18)
+
 
 @triton.jit
-def norm_forward(x, weight, normed, copy, rstd, eps, C: tl.constexpr):
-    """A row a program: RMSNorm (arXiv:1910.07467), and the row as it came, for others to add to."""
+def _gain(weight, column):
+    """A norm's gain, kept off zero, so that what it was multiplied with can be told again."""
+    gain = tl.load(weight + column).to(tl.float32)
+    return tl.where(tl.abs(gain) < _LEAST_GAIN, _LEAST_GAIN, gain)
+
+
+@triton.jit
+def norm_forward(x, weight, normed, rstd, eps, C: tl.constexpr):
+    """A row a program: RMSNorm (arXiv:1910.07467)."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, C)
-    at = row * C + column
-    raw = tl.load(x + at)
-    tl.store(copy + at, raw)
-    value = raw.to(tl.float32)
+    value = tl.load(x + row * C + column).to(tl.float32)
     scale = tl.rsqrt(tl.sum(value * value, 0) / C + eps)
     tl.store(rstd + row, scale)
-    gain = tl.load(weight + column).to(tl.float32)
-    tl.store(normed + at, (value * scale * gain).to(tl.bfloat16))
+    unit = value * scale
+    tl.store(normed + row * C + column, (unit * _gain(weight, column)).to(tl.bfloat16))
 
 
 @triton.jit
-def norm_backward(grad_normed, x, weight, rstd, grad_x, out, partial, N, C: tl.constexpr,
-                  ROWS: tl.constexpr, TILE: tl.constexpr, ADD: tl.constexpr):  # fmt: skip
-    """ROWS rows a program, TILE at once; the weight's gradient is left as one sum a program."""
+def norm_backward(grad_normed, normed, weight, rstd, grad_x, out, partial, N, PROGRAMS,
+                  C: tl.constexpr, TILE: tl.constexpr, ADD: tl.constexpr):  # fmt: skip
+    """TILE rows at once, dealt in turn; the weight's gradient is left as one sum a program.
+
+    The rows of length one are those that were normed, over the gain: the input is not needed.
+    """
     program = tl.program_id(0)
     column = tl.arange(0, C)[None, :]
-    gain = tl.load(weight + column).to(tl.float32)
+    gain = _gain(weight, column)
+    inverse = 1 / gain
     total = tl.zeros((TILE, C), tl.float32)
-    for start in range(0, ROWS, TILE):
-        row = program * ROWS + start + tl.arange(0, TILE)[:, None]
+    for start in tl.range(program * TILE, N, PROGRAMS * TILE, num_stages=3):
+        row = start + tl.arange(0, TILE)[:, None]
         inside = row < N
         at = row.to(tl.int64) * C + column
         gradient = tl.load(grad_normed + at, mask=inside, other=0.0).to(tl.float32)
-        value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+        unit = tl.load(normed + at, mask=inside, other=0.0).to(tl.float32) * inverse
         scale = tl.load(rstd + row, mask=inside, other=0.0)
-        unit = value * scale
+        if ADD:
+            incoming = tl.load(grad_x + at, mask=inside, other=0.0).to(tl.float32)
+        else:
+            incoming = tl.zeros((TILE, C), tl.float32)
         total += gradient * unit
         through = gradient * gain
         result = scale * (through - unit * (tl.sum(through * unit, 1, keep_dims=True) / C))
-        if ADD:
-            result += tl.load(grad_x + at, mask=inside, other=0.0).to(tl.float32)
-        tl.store(out + at, result.to(tl.bfloat16), mask=inside)
+        tl.store(out + at, (result + incoming).to(tl.bfloat16), mask=inside)
     tl.store(partial + program * C + tl.arange(0, C), tl.sum(total, 0))
 
 
 @triton.jit
-def rotate_heads(qkv, cos, sin, T, HEADS: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr,
-                 BLOCK: tl.constexpr):  # fmt: skip
-    """A row a program: RoPE (arXiv:2104.09864) in place over the first HEADS heads of a row."""
-    row = tl.program_id(0).to(tl.int64)
-    time = row % T
-    head = tl.arange(0, BLOCK)[:, None]
+def rotate_heads(heads, cos, sin, N, T, HEADS: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr,
+                 ROWS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    """ROWS rows a program: RoPE (arXiv:2104.09864) in place over HEADS heads of rows of WIDTH."""
+    line = tl.arange(0, ROWS * BLOCK)[:, None]
+    row, head = tl.program_id(0) * ROWS + line // BLOCK, line % BLOCK
     pair = tl.arange(0, D // 2)[None, :]
-    inside = head < HEADS
-    at = qkv + row * WIDTH + head * D + pair
-    left = tl.load(at, mask=inside).to(tl.float32)
-    right = tl.load(at + D // 2, mask=inside).to(tl.float32)
-    c = tl.load(cos + time * (D // 2) + pair)
-    s = tl.load(sin + time * (D // 2) + pair)
+    inside = (row < N) & (head < HEADS)
+    at = heads + row.to(tl.int64) * WIDTH + head * D + pair
+    left = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+    right = tl.load(at + D // 2, mask=inside, other=0.0).to(tl.float32)
+    c = tl.load(cos + row % T * (D // 2) + pair)
+    s = tl.load(sin + row % T * (D // 2) + pair)
     tl.store(at, (left * c - right * s).to(tl.bfloat16), mask=inside)
     tl.store(at + D // 2, (right * c + left * s).to(tl.bfloat16), mask=inside)
-
-
-@triton.jit
-def swiglu_forward(gate_up, out, F, BLOCK: tl.constexpr):
-    """SiLU(gate) * up (arXiv:2002.05202); gate and up lie side by side in a row of 2 F."""
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < F
-    gate = tl.load(gate_up + row * 2 * F + column, mask=inside).to(tl.float32)
-    up = tl.load(gate_up + row * 2 * F + F + column, mask=inside).to(tl.float32)
-    product = gate * tl.sigmoid(gate) * up
-    tl.store(out + row * F + column, product.to(tl.bfloat16), mask=inside)
-
-
-@triton.jit
-def swiglu_backward(dy, down, gate, up, N, F, C, PROGRAMS, ROWS: tl.constexpr,
-                    COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
-    """Gradients of gate and up over their values: nobody needs those any more.
-
-    The gradient of their product, dy (N C) times the weight `down` (C F), is never written: each
-    program makes it tile by tile and goes on with it. All operands are descriptors. Tiles are
-    taken GROUP rows of them at a time, so that neighbours in time share what the cache holds.
-    """
-    columns = tl.cdiv(F, COLUMNS)
-    rows = tl.cdiv(N, ROWS)
-    for tile in tl.range(tl.program_id(0), rows * columns, PROGRAMS, flatten=True):
-        group = tile // (GROUP * columns) * GROUP
-        height = tl.minimum(rows - group, GROUP)
-        within = tile % (GROUP * columns)
-        row = (group + within % height) * ROWS
-        column = within // height * COLUMNS
-        incoming = tl.zeros((ROWS, COLUMNS), tl.float32)
-        for at in range(0, C, DEPTH):
-            incoming = tl.dot(dy.load([row, at]), down.load([at, column]), incoming)
-        value = gate.load([row, column]).to(tl.float32)
-        factor = up.load([row, column]).to(tl.float32)
-        sigmoid = tl.sigmoid(value)
-        silu = value * sigmoid
-        slope = sigmoid + silu * (1 - sigmoid)
-        gate.store([row, column], (incoming * factor * slope).to(tl.bfloat16))
-        up.store([row, column], (incoming * silu).to(tl.bfloat16))
-
-
-@triton.jit
-def cross_entropy(logits, targets, losses, V, VP, scale, BLOCK: tl.constexpr):
-    """A row a program: its loss, and its gradient times `scale` over the logits themselves.
-
-    Columns from V on are padding: no probability, no gradient. The maximum is kept online
-    (arXiv:1805.02867), so the row is read twice and written once.
-    """
-    row = tl.program_id(0).to(tl.int64)
-    base = logits + row * VP
-    target = tl.load(targets + row)
-    wanted = tl.load(base + target).to(tl.float32)
-    largest = -float("inf")
-    total = 0.0
-    for start in range(0, VP, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        value = tl.load(base + column, mask=column < V, other=-float("inf")).to(tl.float32)
-        new = tl.maximum(largest, tl.max(value, 0))
-        total = total * tl.exp(largest - new) + tl.sum(tl.exp(value - new), 0)
-        largest = new
-    norm = largest + tl.log(total)
-    tl.store(losses + row, norm - wanted)
-    for start in range(0, VP, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        value = tl.load(base + column, mask=column < V, other=-float("inf")).to(tl.float32)
-        gradient = (tl.exp(value - norm) - tl.where(column == target, 1.0, 0.0)) * scale
-        tl.store(base + column, gradient.to(tl.bfloat16), mask=column < VP)
 
 
 @triton.jit

@@ -10,8 +10,8 @@ from pytest_gates.model.config import PretrainRun
 from pytest_gates.model.fused import kernels
 from pytest_gates.model.fused.checksum import checksum, row_weights
 from pytest_gates.model.fused.functions import (
+    AddFeedForward,
     AddLinear,
-    AddSwiGlu,
     Attention,
     Embed,
     HeadLoss,
@@ -54,7 +54,7 @@ class FusedStep:
         self._scalars = torch.zeros(5, device=device)
         self._cos, self._sin = _tables(self.state, run.seq_len)
         norms, width = 2 * run.architecture.layers + 1, run.architecture.hidden
-        programs = norm_programs(run.tokens_per_step)
+        programs = norm_programs(run.tokens_per_step, device)
         self._partials = torch.zeros(norms, programs, width, device=device)  # norm P C
         self._graph: torch.cuda.CUDAGraph | None = None
         size = 5 if run.deterministic else 4
@@ -120,8 +120,8 @@ class FusedStep:
             y = Attention.apply(y, self._cos, self._sin, shape, out, into)  # N C
             x = AddLinear.apply(x, y, w[at + "out"], out)  # N C
             x, y = Norm.apply(x, w[at + "norm_2"], p[2 * layer + 1], eps, None, out)
-            y = Linear.apply(y, w[at + "gate_up"], Alone(g[at + "gate_up"]))  # N 2F
-            x = AddSwiGlu.apply(x, y, w[at + "down"], Alone(g[at + "down"]))  # N C
+            gradients = Alone(g[at + "gate_up"]), Alone(g[at + "down"])
+            x = AddFeedForward.apply(x, y, w[at + "gate_up"], w[at + "down"], gradients)  # N C
         _, y = Norm.apply(x, w["norm"], p[-1], eps, None, None)
         targets = tokens[:, 1:].reshape(-1)
         self._anchor = anchor

@@ -82,6 +82,30 @@ def test_gradients_are_as_near_to_fp32_as_autocast(seed: int) -> None:
         assert error < 2 * relative(autocast[name], reference), name
 
 
+def test_a_gain_of_zero_and_small_or_negative_ones_get_their_gradients() -> None:
+    def model() -> Transformer:
+        made = initialised(SMALL, CUDA, 0)
+        gains = torch.linspace(-1.5, 1.5, SMALL.hidden, device=CUDA).bfloat16().float()
+        gains[3], gains[4], gains[5] = 0.0, 1e-6, -0.0
+        with torch.no_grad():
+            for name, parameter in made.named_parameters():
+                if "norm" in name:
+                    parameter.copy_(gains.roll(len(name)))
+        return made
+
+    tokens = batch(0)
+    exact = gradients(model(), tokens, torch.float32)
+    step = fused(small_run(), model())
+    step.tokens.copy_(tokens)
+    step.accumulate()
+    ours = dict(step.state.named(step.state.gradients))
+    for name, reference in exact.items():
+        assert relative(ours[name], reference) < 0.05, name
+        if "norm" in name:
+            at = [(index + len(name)) % SMALL.hidden for index in (3, 4, 5)]
+            assert relative(ours[name][at], reference[at]) < 0.1, name
+
+
 def exact_attention(qkv: Tensor, cos: Tensor, sin: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The same in plain operations, in the type of its input."""
     B, T, H, K, D = shape
@@ -130,6 +154,62 @@ def test_attention_and_its_gradients_are_those_of_plain_operations(shape: tuple[
             assert relative(ours[:, part], reference[:, part]) < 0.01
     again = Attention.apply(raw.clone(), angle.cos(), angle.sin(), shape)
     assert torch.equal(again, out)
+
+
+@pytest.mark.parametrize("vocab", [1000, 50_257, 130_000])
+def test_the_loss_and_its_gradients_are_those_of_plain_operations(vocab: int) -> None:
+    from pytest_gates.model.fused.functions import HeadLoss
+
+    rows, width, padded = 300, 64, -(-vocab // 128) * 128
+    generator = torch.Generator(device=CUDA).manual_seed(vocab)
+    x, weight = (
+        (torch.randn(count, width, device=CUDA, generator=generator) / 2).bfloat16()
+        for count in (rows, padded)
+    )
+    weight[vocab:] = 0
+    targets = torch.randint(0, vocab, (rows,), device=CUDA, generator=generator)
+    targets[:2] = torch.tensor([0, vocab - 1], device=CUDA)
+    grad_weight = torch.zeros_like(weight)
+    leaf = x.clone().requires_grad_()
+    loss = HeadLoss.apply(leaf, weight, grad_weight, targets, vocab)
+    (ours,) = torch.autograd.grad(loss, leaf)
+    exact_x, exact_weight = (value.double().requires_grad_() for value in (x, weight[:vocab]))
+    exact = torch.nn.functional.cross_entropy(exact_x @ exact_weight.t(), targets)
+    exact_grad_x, exact_grad_weight = torch.autograd.grad(exact, (exact_x, exact_weight))
+    assert float(loss.detach()) == pytest.approx(exact.item(), rel=1e-3)
+    assert relative(ours, exact_grad_x) < 0.02
+    assert relative(grad_weight[:vocab], exact_grad_weight) < 0.02
+    assert not grad_weight[vocab:].any()
+    with torch.no_grad():
+        again = HeadLoss.apply(x, weight, grad_weight, targets, vocab)
+    assert torch.equal(again, loss)
+
+
+@pytest.mark.parametrize("shape", [(300, 256, 704), (70, 64, 72), (2048, 1024, 2816), (1, 64, 8)])
+def test_the_feed_forward_layer_is_that_of_plain_operations(shape: tuple[int, int, int]) -> None:
+    from pytest_gates.model.fused.functions import AddFeedForward
+    from pytest_gates.model.fused.gradients import Alone
+
+    N, C, F = shape
+    generator = torch.Generator(device=CUDA).manual_seed(N)
+
+    def some(*size: int, scale: float = 1.0) -> Tensor:
+        return (torch.randn(*size, device=CUDA, generator=generator) * scale).bfloat16()
+
+    residual, x, dy = some(N, C), some(N, C), some(N, C)
+    gate_up, down = some(2 * F, C, scale=C**-0.5), some(C, F, scale=F**-0.5)
+    into = torch.zeros_like(gate_up), torch.zeros_like(down)
+    leaves = [value.clone().requires_grad_() for value in (residual, x)]
+    out = AddFeedForward.apply(
+        leaves[0] * 1, leaves[1] * 1, gate_up, down, (Alone(into[0]), Alone(into[1]))
+    )
+    ours = torch.autograd.grad(out, leaves, dy)
+    exact = [value.double().requires_grad_() for value in (residual, x, gate_up, down)]
+    gate, up = (exact[1] @ exact[2].t()).chunk(2, dim=-1)
+    reference = exact[0] + (torch.nn.functional.silu(gate) * up) @ exact[3].t()
+    wanted = torch.autograd.grad(reference, exact, dy.double())
+    for found, expected in zip((out, *ours, *into), (reference, *wanted), strict=True):
+        assert relative(found, expected) < 0.01
 
 
 def test_the_embedding_gathers_the_gradients_of_a_token_however_often_it_occurs() -> None:
