@@ -202,7 +202,7 @@ def _bring_backward(operands, slopes, ring, halves, size, HALF: gl.constexpr,
             tma.async_copy_global_to_shared(down, [k * DEPTH, column], full, b.index(index))
             step += 1
             # So late that who frees the place is done: the ring must not wait for it.
-            if k == steps * 5 // 8:
+            if k == steps * 3 // 4:
                 _bring_slopes(slopes, row, column + HALF, half + 1, halves)
         if tile + PROGRAMS < tiles:
             row, column = _place(tile + PROGRAMS, size, ROWS, 2 * HALF, GROUP)
