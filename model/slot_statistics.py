@@ -1,7 +1,8 @@
 """What is said of each slot: statistics and a fingerprint, computed on the slot's own device.
 
 Slots of one shape are looked at together, so that a trace costs a few dozen kernels and not a dozen
-a slot; they are read back once, at the end of the pass.
+a slot; they are read back once, at the end of the pass. On a GPU two kernels of our own look at
+them (`slot_looks`), where Triton is there.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pytest_gates.model.sketch import sketches, told
+from pytest_gates.model.triton_here import why_no_triton
 from pytest_gates.model.writer import TelemetryWriter
 
 STATISTICS = ("mean", "std", "rms", "abs_max", "kurtosis", "zeros_pct", "non_finite")
@@ -25,6 +29,7 @@ _HELD_ON_CPU, _HELD_ON_CUDA = 2**19, 2**28
 """Bytes of activations that are held back to be looked at together: few enough for a CPU's cache,
 many enough for a GPU to be busy for longer than it takes to ask."""
 # A double is taken as two halves: the sum is of 32-bit products.
+_DOUBLE = 8
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int32}
 
 
@@ -136,6 +141,13 @@ def _keep_freed_memory() -> None:
     torch.empty(_KEPT_BYTES, dtype=torch.uint8)
 
 
+@lru_cache(1)
+def _looks() -> ModuleType:
+    from pytest_gates.model import slot_looks  # noqa: PLC0415 - needs Triton
+
+    return slot_looks
+
+
 class SlotStatistics:
     """An observer of a forward pass: keeps a row a slot on the device until it is asked.
 
@@ -151,10 +163,15 @@ class SlotStatistics:
         self._order: list[int] = []
         self._figures: list[Tensor | list[tuple[float, ...]]] = []
         self._marks: list[Tensor] = []
+        self._by_kernels: bool | None = None
+        self._looked: list[Any] = []  # `slot_looks.Looked`, on a GPU
 
     def __call__(self, layer: int, slot: str, activations: Tensor) -> None:
         """Look at one slot, now or together with later ones; nothing waits for the device."""
         row = activations.reshape(-1)
+        if self._by_kernels is None:
+            # A double has no kernel: its powers would be rounded to floats.
+            self._by_kernels = row.is_cuda and row.element_size() < _DOUBLE and not why_no_triton()
         self._held[row.numel(), row.dtype].append((len(self._places), row))
         self._places.append((layer, slot, activations.shape))
         self._held_bytes += row.nbytes
@@ -165,17 +182,23 @@ class SlotStatistics:
         for held in self._held.values():
             places, rows = zip(*held, strict=True)
             slots = torch.stack(rows) if len(rows) > 1 else rows[0][None]
-            quick = quick_statistics(slots) if slots.device.type == "cpu" else None
             self._order += places
-            self._marks.append(fingerprints(slots))
             if self._sketches is not None:
                 self._sketches.append(sketches(slots))
+            if self._by_kernels:
+                self._looked.append(_looks().look(slots))
+                continue
+            quick = quick_statistics(slots) if slots.device.type == "cpu" else None
+            self._marks.append(fingerprints(slots))
             self._figures.append(slot_statistics(slots) if quick is None else quick)
         self._held.clear()
         self._held_bytes = 0
 
     def _read(self) -> tuple[list[Sequence[float]], list[int]]:
         """All figures and fingerprints in the order they were looked at; waits once."""
+        if self._by_kernels:
+            figures, marks = _looks().statistics(self._looked)
+            self._figures, self._marks = [figures], [marks]
         marks = torch.cat(self._marks)
         if marks.device.type == "cpu":
             looked = (f.tolist() if isinstance(f, Tensor) else f for f in self._figures)

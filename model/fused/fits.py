@@ -9,6 +9,7 @@ import torch
 from pytest_gates.model.built import compute_dtype
 from pytest_gates.model.config import NonFinite, PretrainRun
 from pytest_gates.model.seams import Seams
+from pytest_gates.model.triton_here import why_no_triton
 
 HOPPER = (9, 0)
 HEAD_DIMS = (16, 32, 64, 128)
@@ -37,8 +38,8 @@ def why_eager(run: PretrainRun, device: torch.device, seams: Seams) -> str | Non
     found = next((reason for reason, holds in reasons.items() if holds), None)
     if found is not None:
         return found
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not there"
+    if (reason := why_no_triton()) is not None:
+        return reason
     if importlib.util.find_spec("triton.experimental.gluon") is None:
         return "triton is too old"
     # The products of the feed-forward layer are written for Hopper's own instructions.

@@ -75,3 +75,21 @@ def test_the_shortest_continuations_stay_in_the_cache(tmp_path: Path, tokens: in
     decode = {"tokens": tokens, "prefill": 62, "repeat": 2}
     facts = _facts(_said(tmp_path / "run", **DECODE | {"decode": decode}))
     assert facts["generated_tokens"] == tokens
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_kernels_say_of_slots_what_plain_operations_say(dtype: torch.dtype) -> None:
+    from pytest_gates.model import slot_looks
+    from pytest_gates.model.slot_statistics import fingerprints, slot_statistics
+
+    draw = torch.Generator("cuda").manual_seed(0)
+    groups = []
+    for count, size in ((3, 5000), (2, 700_001), (2, 7)):
+        x = torch.randn(count, size, device="cuda", generator=draw) * 0.3 + 0.05
+        x[0, :3] = 0
+        groups.append(x.to(dtype))
+    groups[2][0, 1], groups[2][1, 2] = torch.inf, torch.nan
+    figures, marks = slot_looks.statistics([slot_looks.look(group) for group in groups])
+    expected = torch.cat([slot_statistics(group) for group in groups])
+    torch.testing.assert_close(figures, expected, rtol=1e-5, atol=1e-9, equal_nan=True)
+    assert torch.equal(marks, torch.cat([fingerprints(group) for group in groups]))
