@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pytest_gates.model.census import CHECKSUM_BITS
 from pytest_gates.model.fused import kernels
+from pytest_gates.model.fused.launch import launch
 from pytest_gates.model.fused.state import FusedState
 
 ROWS = 8
@@ -32,8 +33,9 @@ def checksum(state: FusedState, weights: Tensor) -> Tensor:
     rows = len(weights)
     programs = triton.cdiv(rows, ROWS)
     partials = torch.empty(programs, dtype=torch.int64, device=weights.device)
-    kernels.checksum_rows[(programs,)](
-        state.masters.view(torch.int32), weights, partials, rows,
-        state.architecture.hidden, ROWS, num_warps=4,
+    launch(
+        kernels.checksum_rows, (programs,),
+        state.masters.view(torch.int32), weights, partials, rows, state.architecture.hidden, ROWS,
+        num_warps=4,
     )  # fmt: skip
     return torch.remainder(partials.sum(), 2**CHECKSUM_BITS)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import torch
 
 from pytest_gates.model.built import compute_dtype
@@ -12,6 +10,8 @@ from pytest_gates.model.seams import Seams
 from pytest_gates.model.triton_here import why_no_triton
 
 HOPPER = (9, 0)
+TRITON = (3, 6)
+"""The first whose Gluon has what the products of the feed-forward layer need."""
 HEAD_DIMS = (16, 32, 64, 128)
 """Tiles of other widths are beyond a matrix unit or a multiprocessor's shared memory."""
 
@@ -40,7 +40,13 @@ def why_eager(run: PretrainRun, device: torch.device, seams: Seams) -> str | Non
         return found
     if (reason := why_no_triton()) is not None:
         return reason
-    if importlib.util.find_spec("triton.experimental.gluon") is None:
-        return "triton is too old"
+    if _triton_version() < TRITON:
+        return "triton is older than 3.6"
     # The products of the feed-forward layer are written for Hopper's own instructions.
     return None if torch.cuda.get_device_capability(device) == HOPPER else "not on Hopper"
+
+
+def _triton_version() -> tuple[int, ...]:
+    import triton  # noqa: PLC0415 - costs half a second
+
+    return tuple(int(part) for part in triton.__version__.split(".")[:2])

@@ -23,6 +23,7 @@ from pytest_gates.model.fused import (
     loss_kernels,
 )
 from pytest_gates.model.fused.gradients import Gradient, Part
+from pytest_gates.model.fused.launch import launch
 
 _LOG2_E = math.log2(math.e)
 ROWS = 64
@@ -113,7 +114,7 @@ class Norm(Function):
         rows, width = x.shape
         out = torch.empty_like(x) if normed is None else normed.inputs()
         rstd = torch.empty(rows, device=x.device)
-        kernels.norm_forward[(rows,)](x, weight, out, rstd, eps, width, num_warps=2)
+        launch(kernels.norm_forward, (rows,), x, weight, out, rstd, eps, width, num_warps=2)
         ctx.mark_dirty(x)  # it is not; but what an in-place function returns is no copy and no view
         ctx.save_for_backward(out, rstd)
         ctx.weight, ctx.partials, ctx.back = weight, partials, back
@@ -129,7 +130,8 @@ class Norm(Function):
         out = torch.empty_like(normed) if ctx.back is None else ctx.back.outputs()
         add = grad_x is not None
         programs = ctx.partials.shape[0]
-        kernels.norm_backward[(programs,)](
+        launch(
+            kernels.norm_backward, (programs,),
             grad_normed, normed, ctx.weight, rstd, grad_x if add else grad_normed, out,
             ctx.partials, rows, programs, width, TILE, add, num_warps=4,
         )  # fmt: skip
@@ -168,7 +170,8 @@ class Attention(Function):
     ) -> Tensor:
         """Keep the rotated rows, the result, and a number a row."""
         B, T, H, K, D = shape
-        kernels.rotate_heads[(-(-B * T // ROTATED_ROWS),)](
+        launch(
+            kernels.rotate_heads, (-(-B * T // ROTATED_ROWS),),
             qkv[:, H * D :], cos, sin, B * T, T, K, qkv.shape[1], D, ROTATED_ROWS,
             1 << (K - 1).bit_length(), num_warps=4,
         )  # fmt: skip
@@ -178,9 +181,10 @@ class Attention(Function):
             out = result.inputs()
         lse = torch.empty(B, H, T, device=qkv.device)
         blocks, scale = -(-T // ROWS), _LOG2_E / math.sqrt(D)
-        attention_kernels.attention_forward[(blocks * B * H,)](
-            qkv, out, lse, cos, sin, T, scale, blocks, B * H, _processors(qkv), H, K, D, ROWS, ROWS,
-            T % ROWS == 0, num_warps=4, num_stages=3, maxnreg=128,
+        launch(
+            attention_kernels.attention_forward, (blocks * B * H,),
+            qkv, out, lse, cos, sin, T, scale, blocks, B * H, _processors(qkv), H, K, D, ROWS,
+            ROWS, T % ROWS == 0, num_warps=4, num_stages=3, maxnreg=128,
         )  # fmt: skip
         # Not as attributes: a result that its own function holds is freed by the collector alone.
         ctx.save_for_backward(qkv, out, lse, cos, sin)
@@ -196,21 +200,24 @@ class Attention(Function):
         root, whole, blocks = 1 / math.sqrt(D), T % ROWS == 0, -(-T // ROWS)
         scale, processors = _LOG2_E * root, _processors(qkv)
         many = blocks * B * K >= FILLED
-        attention_kernels.attention_backward_queries[(blocks * B * H,)](
+        launch(
+            attention_kernels.attention_backward_queries, (blocks * B * H,),
             qkv, out, grads[0], lse, deltas, packed, cos, sin, T, scale, root, blocks, B * H,
             processors, H, K, D, ROWS, ROWS, whole, num_warps=4, num_stages=2 if many else 3,
         )  # fmt: skip
         split, rows = (1, ROWS // 2) if many else (H // K, ROWS)
         parts = torch.empty(split, 2, B, T, K, D, device=qkv.device) if split > 1 else lse
-        attention_kernels.attention_backward_keys[(blocks * B * K * split,)](
+        launch(
+            attention_kernels.attention_backward_keys, (blocks * B * K * split,),
             qkv, grads[0], lse, deltas, packed, parts, cos, sin, T, scale, root, blocks,
             B * K * split, processors, H, K, D, rows, ROWS, split, whole, num_warps=4,
             num_stages=2 if split > 1 else 3, maxnreg=168,
         )  # fmt: skip
         if split > 1:
-            attention_kernels.sum_key_gradients[(2 * blocks, B * K)](
-                parts, packed, cos, sin, T, B * T * K * D, H, K, D, split, ROWS // 2
-            )
+            launch(
+                attention_kernels.sum_key_gradients, (2 * blocks, B * K),
+                parts, packed, cos, sin, T, B * T * K * D, H, K, D, split, ROWS // 2,
+            )  # fmt: skip
         return packed, None, None, None, None, None
 
 
@@ -236,7 +243,8 @@ class AddFeedForward(Function):
         product = x.new_empty(rows, width)
         tile, tall, half = (SWIGLU_ROWS, SWIGLU_DEPTH), (HALF, SWIGLU_DEPTH), (SWIGLU_ROWS, HALF)
         programs = min(-(-rows // SWIGLU_ROWS) * -(-width // HALF), _processors(x))
-        feed_forward_kernels.swiglu_forward[(programs,)](
+        launch(
+            feed_forward_kernels.swiglu_forward, (programs,),
             _described(x, tile), _described(gate_up, tall), _described(slopes[:, :width], half),
             _described(slopes[:, width:], half), _described(product, half), rows, width, hidden,
             programs, GROUP, FORWARD_STAGES, num_warps=4, maxnreg=WARPS_REGISTERS,
@@ -256,7 +264,8 @@ class AddFeedForward(Function):
         tile, half = (SWIGLU_ROWS, SWIGLU_DEPTH), (SWIGLU_ROWS, HALF)
         wide = SWIGLU_DEPTH, 2 * HALF
         programs = min(-(-rows // SWIGLU_ROWS) * -(-width // (2 * HALF)), _processors(dy))
-        feed_forward_kernels.swiglu_backward[(programs,)](
+        launch(
+            feed_forward_kernels.swiglu_backward, (programs,),
             _described(dy, tile), _described(down, wide), _described(slopes[:, :width], half),
             _described(slopes[:, width:], half), rows, width, hidden, programs, GROUP,
             BACKWARD_STAGES, SLOTS, num_warps=4, maxnreg=WARPS_REGISTERS,
@@ -286,14 +295,16 @@ class HeadLoss(Function):
         shared = 2 * SHARED_BLOCK * -(-padded // SHARED_BLOCK)
         if shared <= ROW_BYTES:
             programs = min(rows, 2 * _processors(x))
-            loss_kernels.cross_entropy_shared[(programs,)](
+            launch(
+                loss_kernels.cross_entropy_shared, (programs,),
                 logits, targets, losses, rows, vocab, padded, 1.0 / rows, programs, SHARED_BLOCK,
                 -(-padded // SHARED_BLOCK), 8, num_warps=8,
             )  # fmt: skip
         else:
-            loss_kernels.cross_entropy[(rows,)](
-                logits, targets, losses, vocab, padded, 1.0 / rows, VOCAB_BLOCK, num_warps=16
-            )
+            launch(
+                loss_kernels.cross_entropy, (rows,),
+                logits, targets, losses, vocab, padded, 1.0 / rows, VOCAB_BLOCK, num_warps=16,
+            )  # fmt: skip
         ctx.save_for_backward(x)
         ctx.rest = weight, gradient, logits
         return losses.mean()
@@ -327,7 +338,8 @@ class Embed(Function):
         ordered, order = torch.sort(tokens.int(), stable=True)
         columns = min(EMBED_COLUMNS, width)
         ctx.gradient.zero_()
-        kernels.embedding_backward[(rows, width // columns)](
-            dy, ordered, order, ctx.gradient, rows, width, EMBED_ROWS, columns, num_warps=4
-        )
+        launch(
+            kernels.embedding_backward, (rows, width // columns),
+            dy, ordered, order, ctx.gradient, rows, width, EMBED_ROWS, columns, num_warps=4,
+        )  # fmt: skip
         return torch.zeros_like(anchor), None, None, None

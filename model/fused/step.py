@@ -20,13 +20,14 @@ from pytest_gates.model.fused.functions import (
     norm_programs,
 )
 from pytest_gates.model.fused.gradients import Alone, Stack
+from pytest_gates.model.fused.launch import compiling, launch
 from pytest_gates.model.fused.state import FusedState
 from pytest_gates.model.moments import FlatMoments
 from pytest_gates.model.step import Mark, unmarked
 from pytest_gates.model.transformer import Transformer
 
 WARM_UP = 2
-"""Launches before capture: they compile the kernels and let the libraries choose theirs."""
+"""Launches before capture: they let the libraries choose their kernels."""
 ADAMW_BLOCK = 4096
 STACKED = 4
 """Layers whose gradients of small matrices are made by one product."""
@@ -152,6 +153,8 @@ class FusedStep:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
+            with compiling(self.state.weights.device):
+                self._once()
             for _ in range(WARM_UP):
                 self._once()
         torch.cuda.current_stream().wait_stream(side)
@@ -180,7 +183,8 @@ class FusedStep:
         clip = (float(s.clip) / (norm + 1e-6)).clamp(max=1.0)
         first, second = (1 / (1 - beta**self._count) for beta in (s.beta1, s.beta2))
         self._scalars.copy_(torch.stack((self.lr, clip, first, second, self.unstable)))
-        kernels.adamw[(triton.cdiv(state.size, ADAMW_BLOCK),)](
+        launch(
+            kernels.adamw, (triton.cdiv(state.size, ADAMW_BLOCK),),
             state.weights, state.masters, state.first, state.second, state.gradients,
             self._scalars, state.size, state.decayed, s.beta1, s.beta2, float(s.eps),
             float(s.weight_decay), ADAMW_BLOCK, num_warps=8,
