@@ -73,7 +73,7 @@ def causes(
     if entry.code != latest.code and entry.code and latest.code:
         told = commits(entry.code, latest.code)
         if told is None:
-            found.append(f"code: {entry.code[:12]} -> {latest.code[:12]}")
+            found.append(f"code: {_short(entry.code)} -> {_short(latest.code)}")
         elif told:
             more = len(told) - _TOLD_COMMITS
             tail = f"; and {more} more" if more > 0 else ""
@@ -83,3 +83,9 @@ def causes(
         if was != now and now is not None:  # one that said nothing contradicts nothing
             found.append(f"{name}: {was or 'none'} -> {now or 'none'}")
     return tuple(found)
+
+
+def _short(code: str) -> str:
+    """A revision by its first digits, and whether it was edited."""
+    edited = code.endswith("+") and not code[:12].endswith("+")
+    return code[:12] + "+" * edited

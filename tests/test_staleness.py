@@ -49,6 +49,7 @@ def test_nothing_changed_is_not_suspect() -> None:
         ({"driver": "580"}, "driver: 570 -> 580"),
         ({"evaluator": "2"}, "evaluator: 1 -> 2"),
         ({"code": "b" * 40}, "code: aaaaaaaaaaaa -> bbbbbbbbbbbb"),
+        ({"code": "a" * 40 + "+"}, "code: aaaaaaaaaaaa -> aaaaaaaaaaaa+"),
     ],
 )
 def test_each_cause_is_named(later: dict[str, Any], cause: str) -> None:
