@@ -67,6 +67,21 @@ def test_a_sound_path_agrees_forward_and_backward(tmp_path: Path, said: dict[str
     assert SameInput(kind="same_input").evaluate(evidence).verdict is Verdict.PASS
 
 
+@pytest.mark.parametrize(
+    "fault",
+    ["swiglu_slice", "swapped_gate_up", "unmasked_attention", "kv_head_missing", "outlier_channel",
+     "nan_activation", "exploding_activation"],
+)  # fmt: skip
+def test_a_layer_that_weights_turn_out_not_to_have_is_refused(tmp_path: Path, fault: str) -> None:
+    with pytest.raises(RunRefusedError, match="the fault's layer 9 lies beyond the model's 3"):
+        _run(tmp_path, {"fault": fault, "layer": 9})
+
+
+def test_a_channel_that_weights_turn_out_not_to_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunRefusedError, match="the fault's channel 64 lies beyond the model's 64"):
+        _run(tmp_path, {"fault": "outlier_channel", "channel": 64})
+
+
 PLANTED = [
     ("swiglu_slice", "layer 1 ffn_swigl"),
     ("wrong_rope_base", "layer 0 q_rope"),

@@ -24,6 +24,7 @@ from pytest_gates.model.faults.architecture import (
     UntiedWeights,
     WrongRopeBase,
 )
+from pytest_gates.model.sabotage.places import in_layer
 from pytest_gates.model.seams import Seams
 from pytest_gates.model.transformer import Decoder, Transformer
 
@@ -126,7 +127,7 @@ def _scaled(layer: int, factor: float) -> Seams:
         return torch.mul(output, factor)
 
     def edit(model: nn.Module) -> None:
-        model.get_submodule(f"model.layers.{layer}.mlp.down_proj").register_forward_hook(scale)
+        in_layer(model, layer, "mlp.down_proj").register_forward_hook(scale)
 
     return Seams(edit_model=edit)
 

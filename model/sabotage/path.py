@@ -20,6 +20,7 @@ from pytest_gates.model.faults.path import (
     SwigluSlice,
     UnmaskedAttention,
 )
+from pytest_gates.model.sabotage.places import in_layer, refuse_beyond
 from pytest_gates.model.seams import Seams
 from pytest_gates.model.transformer import Attention, FeedForward
 
@@ -28,7 +29,7 @@ Edit = Callable[[nn.Module], None]
 
 def _combining(layer: int, combine: Callable[[Tensor, Tensor], Tensor]) -> Edit:
     def edit(model: nn.Module) -> None:
-        mlp = model.get_submodule(f"model.layers.{layer}.mlp")
+        mlp = in_layer(model, layer, "mlp")
         assert isinstance(mlp, FeedForward)
         mlp.kernels = replace(mlp.kernels, combine=combine)
 
@@ -39,7 +40,7 @@ def _attending(
     layer: int, attend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 ) -> Edit:
     def edit(model: nn.Module) -> None:
-        attention = model.get_submodule(f"model.layers.{layer}.self_attn")
+        attention = in_layer(model, layer, "self_attn")
         assert isinstance(attention, Attention)
         attention.kernels = replace(attention.kernels, attend=attend)
 
@@ -60,7 +61,7 @@ def _one_head_less(q: Tensor, k: Tensor, v: Tensor, _mask: Tensor | None) -> Ten
 
 def _swapped(fault: SwappedGateUp) -> Edit:
     def edit(model: nn.Module) -> None:
-        mlp = model.get_submodule(f"model.layers.{fault.layer}.mlp")
+        mlp = in_layer(model, fault.layer, "mlp")
         assert isinstance(mlp, FeedForward)
         mlp.gate_proj, mlp.up_proj = mlp.up_proj, mlp.gate_proj
 
@@ -69,9 +70,10 @@ def _swapped(fault: SwappedGateUp) -> Edit:
 
 def _outlier(fault: OutlierChannel) -> Edit:
     def edit(model: nn.Module) -> None:
-        name = f"model.layers.{fault.layer}.post_attention_layernorm.weight"
+        gain = in_layer(model, fault.layer, "post_attention_layernorm").get_parameter("weight")
+        refuse_beyond("channel", fault.channel, len(gain))
         with torch.no_grad():
-            model.get_parameter(name)[fault.channel] *= fault.factor
+            gain[fault.channel] *= fault.factor
 
     return edit
 
