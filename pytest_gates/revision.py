@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 _REVISION = re.compile(r"[0-9a-f]{40}")
+_DIGITS = 12
 
 
 @functools.cache
@@ -19,6 +20,12 @@ def code_revision() -> str:
     """
     here = Path(__file__).resolve().parent
     return _commit(here) or f"sources:{_sources(here)[:16]}"
+
+
+def shortened(code: str) -> str:
+    """A revision by its first digits, and whether it was edited."""
+    edited = code.endswith("+") and not code[:_DIGITS].endswith("+")
+    return code[:_DIGITS] + "+" * edited
 
 
 def _sources(here: Path) -> str:

@@ -11,7 +11,7 @@ from functools import cached_property
 
 from pytest_gates.contract.models import Gate
 from pytest_gates.ledger import Ledger, Record
-from pytest_gates.revision import commits_between
+from pytest_gates.revision import commits_between, shortened
 from pytest_gates.timeline import Entry, entries_of, entry_of
 
 Commits = Callable[[str, str], tuple[str, ...] | None]
@@ -73,7 +73,7 @@ def causes(
     if entry.code != latest.code and entry.code and latest.code:
         told = commits(entry.code, latest.code)
         if told is None:
-            found.append(f"code: {_short(entry.code)} -> {_short(latest.code)}")
+            found.append(f"code: {shortened(entry.code)} -> {shortened(latest.code)}")
         elif told:
             more = len(told) - _TOLD_COMMITS
             tail = f"; and {more} more" if more > 0 else ""
@@ -83,9 +83,3 @@ def causes(
         if was != now and now is not None:  # one that said nothing contradicts nothing
             found.append(f"{name}: {was or 'none'} -> {now or 'none'}")
     return tuple(found)
-
-
-def _short(code: str) -> str:
-    """A revision by its first digits, and whether it was edited."""
-    edited = code.endswith("+") and not code[:12].endswith("+")
-    return code[:12] + "+" * edited

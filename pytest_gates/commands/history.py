@@ -16,6 +16,7 @@ from pytest_gates.commands.project import offer_root, project_root
 from pytest_gates.commands.say import say
 from pytest_gates.commands.teach import teach
 from pytest_gates.errors import GatesError
+from pytest_gates.revision import shortened
 
 if TYPE_CHECKING:
     from pytest_gates.timeline import Entry
@@ -197,7 +198,7 @@ def _timeline(of: str, many: Sequence[tuple[Entry, str]], last: int) -> None:
             entry.limit,
             "" if entry.headroom_pct is None else f"{entry.headroom_pct:+.1f} %",
             entry.gpu or "CPU",
-            (entry.code or "")[:12],
+            shortened(entry.code or ""),
             changed,
         )
         for entry, changed in many[-last:]
