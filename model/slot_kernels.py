@@ -11,7 +11,7 @@ def first_look(slots, words, sums, largest, counts, M, CHUNKS: tl.constexpr,
                BLOCK: tl.constexpr):  # fmt: skip
     """Of each chunk: sum, largest absolute value, and how many are 0, not finite, and NaN.
 
-    And the fingerprint: the sum of the bits of each element times an odd number of its own.
+    And its part of the fingerprint, by the numbers of `slot_statistics.fingerprints`.
     """
     slot, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     each = tl.cdiv(tl.cdiv(M, CHUNKS), BLOCK) * BLOCK

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from pytest_gates.model import slot_kernels
+from pytest_gates.model.slot_statistics import figures
 
 CHUNKS, BLOCK = 64, 2048
 """Programs a slot, and elements that one takes at once."""
-_TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,7 @@ def statistics(looks: Sequence[Looked]) -> tuple[Tensor, Tensor]:
     top = torch.where(nans > 0, math.nan, largest.amax(1)).double()
     mean = sums.double().sum(1) / size
     second, fourth = (powers.double().sum(1) / size[:, None]).unbind(1)
-    std = second.sqrt() * top.clamp_min(_TINY)
-    figures = (
-        mean, std, torch.hypot(std, mean), top, fourth / second.square(),
-        zeros * (100 / size), broken.double(),
-    )  # fmt: skip
-    return torch.stack(figures, dim=1), marks
+    said = figures(
+        mean, top, (second, fourth), zeros_pct=zeros * (100 / size), non_finite=broken.double()
+    )
+    return said, marks

@@ -28,8 +28,10 @@ STATISTICS = ("mean", "std", "rms", "abs_max", "kurtosis", "zeros_pct", "non_fin
 _HELD_ON_CPU, _HELD_ON_CUDA = 2**19, 2**28
 """Bytes of activations that are held back to be looked at together: few enough for a CPU's cache,
 many enough for a GPU to be busy for longer than it takes to ask."""
-# A double is taken as two halves: the sum is of 32-bit products.
+TINY = torch.finfo(torch.float32).tiny
+"""What deviations are scaled by at least."""
 _DOUBLE = 8
+# A double is taken as two halves: the sum is of 32-bit products.
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int32}
 
 
@@ -44,24 +46,37 @@ def slot_statistics(slots: Tensor) -> Tensor:
     count = slots.shape[1]
     x = slots.float()
     largest = x.abs().amax(1)  # hands NaN on
-    scale = largest.clamp_min(torch.finfo(torch.float32).tiny)
+    scale = largest.clamp_min(TINY)
     mean = x.mean(1)
     squares = (x - mean[:, None]).div_(scale[:, None]).square_()
     second = squares.mean(1).double()
     fourth = squares.square_().mean(1).double()
-    std = second.sqrt() * scale
-    return torch.stack(
-        (
-            mean.double(),
-            std,
-            torch.hypot(std, mean.double()),
-            largest.double(),
-            fourth / second.square(),
-            (count - slots.bool().sum(1, dtype=torch.int32)) * (100 / count),
-            (count - slots.isfinite().sum(1, dtype=torch.int32)).double(),
-        ),
-        dim=1,
+    return figures(
+        mean.double(),
+        largest.double(),
+        (second, fourth),
+        zeros_pct=(count - slots.bool().sum(1, dtype=torch.int32)) * (100 / count),
+        non_finite=(count - slots.isfinite().sum(1, dtype=torch.int32)).double(),
     )
+
+
+def figures(
+    mean: Tensor,
+    largest: Tensor,
+    powers: tuple[Tensor, Tensor],
+    *,
+    zeros_pct: Tensor,
+    non_finite: Tensor,
+) -> Tensor:
+    """`STATISTICS` of N slots (N 7), of what was summed over each; float64, each N.
+
+    `powers` are the means of the second and fourth power of deviations over the largest.
+    """
+    second, fourth = powers
+    std = second.sqrt() * largest.clamp_min(TINY)
+    kurtosis = fourth / second.square()
+    said = (mean, std, torch.hypot(std, mean), largest, kurtosis, zeros_pct, non_finite)
+    return torch.stack(said, dim=1)
 
 
 _SMALLEST, _LARGEST = 1e-7, 1e8
@@ -141,7 +156,11 @@ def _keep_freed_memory() -> None:
     torch.empty(_KEPT_BYTES, dtype=torch.uint8)
 
 
-@lru_cache(1)
+def _by_kernels(slots: Tensor) -> bool:
+    """A double has no kernel: its powers would be rounded to floats."""
+    return slots.is_cuda and slots.element_size() < _DOUBLE and not why_no_triton()
+
+
 def _looks() -> ModuleType:
     from pytest_gates.model import slot_looks  # noqa: PLC0415 - needs Triton
 
@@ -163,15 +182,11 @@ class SlotStatistics:
         self._order: list[int] = []
         self._figures: list[Tensor | list[tuple[float, ...]]] = []
         self._marks: list[Tensor] = []
-        self._by_kernels: bool | None = None
         self._looked: list[Any] = []  # `slot_looks.Looked`, on a GPU
 
     def __call__(self, layer: int, slot: str, activations: Tensor) -> None:
         """Look at one slot, now or together with later ones; nothing waits for the device."""
         row = activations.reshape(-1)
-        if self._by_kernels is None:
-            # A double has no kernel: its powers would be rounded to floats.
-            self._by_kernels = row.is_cuda and row.element_size() < _DOUBLE and not why_no_triton()
         self._held[row.numel(), row.dtype].append((len(self._places), row))
         self._places.append((layer, slot, activations.shape))
         self._held_bytes += row.nbytes
@@ -185,7 +200,7 @@ class SlotStatistics:
             self._order += places
             if self._sketches is not None:
                 self._sketches.append(sketches(slots))
-            if self._by_kernels:
+            if _by_kernels(slots):
                 self._looked.append(_looks().look(slots))
                 continue
             quick = quick_statistics(slots) if slots.device.type == "cpu" else None
@@ -196,14 +211,15 @@ class SlotStatistics:
 
     def _read(self) -> tuple[list[Sequence[float]], list[int]]:
         """All figures and fingerprints in the order they were looked at; waits once."""
-        if self._by_kernels:
-            figures, marks = _looks().statistics(self._looked)
-            self._figures, self._marks = [figures], [marks]
-        marks = torch.cat(self._marks)
-        if marks.device.type == "cpu":
-            looked = (f.tolist() if isinstance(f, Tensor) else f for f in self._figures)
-            return [row for rows in looked for row in rows], marks.tolist()
-        together = torch.cat([f for f in self._figures if isinstance(f, Tensor)])
+        if self._looked:
+            assert not self._marks, "either all slots of a pass are doubles or none"
+            together, marks = _looks().statistics(self._looked)
+        else:
+            marks = torch.cat(self._marks)
+            if marks.device.type == "cpu":
+                looked = (f.tolist() if isinstance(f, Tensor) else f for f in self._figures)
+                return [row for rows in looked for row in rows], marks.tolist()
+            together = torch.cat([f for f in self._figures if isinstance(f, Tensor)])
         table = torch.cat((together, marks.double()[:, None]), dim=1).tolist()
         return [row[:-1] for row in table], [int(row[-1]) for row in table]
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictFloat, StrictInt
 
 from pytest_gates.model.config import ForwardRun, Index, Positive, PretrainRun, ProbeRun
-from pytest_gates.model.faults.base import BaseFault, Injectable, modelless, unvalidated
+from pytest_gates.model.faults.base import BaseFault, Injectable, absent, modelless, unvalidated
 
 
 class _OfTheModel(BaseFault):
@@ -167,9 +167,8 @@ class _OfTheTrace(BaseFault):
         if not isinstance(run, ForwardRun):
             return f"driver {run.driver} traces no slots"
         shape = run.architecture
-        if shape is not None and self.layer >= shape.layers:
-            return f"layer {self.layer} lies beyond the model's {shape.layers}"
-        return modelless(run)
+        why = None if shape is None else absent("layer", self.layer, shape.layers)
+        return why or modelless(run)
 
 
 class NanActivation(_OfTheTrace):

@@ -17,6 +17,11 @@ from pytest_gates.model.config import (
 Injectable: TypeAlias = PretrainRun | ForwardRun | ProbeRun | CommandRun
 
 
+def absent(what: str, index: int, count: int) -> str | None:
+    """Why a place that a fault names, counted from 0, is not in the model, or None."""
+    return f"{what} {index} lies beyond the model's {count}" if index >= count else None
+
+
 class BaseFault(Settings):
     """Base of the catalogue. A concrete fault adds `fault: Literal[...]` and its parameters."""
 

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StrictFloat
 
 from pytest_gates.model.config import ForwardRun
-from pytest_gates.model.faults.base import BaseFault, Injectable, modelless
+from pytest_gates.model.faults.base import BaseFault, Injectable, absent, modelless
 from pytest_gates.model.settings import Count, Index
 
 
@@ -28,9 +28,9 @@ class _OfALayer(_OfThePath):
             return f"driver {run.driver} traces no slots"
         if run.against is None and not run.properties:
             return "the run compares its path with nothing"
-        if run.architecture is not None and self.layer >= run.architecture.layers:
-            return f"layer {self.layer} lies beyond the model's {run.architecture.layers}"
-        return modelless(run)
+        shape = run.architecture
+        why = None if shape is None else absent("layer", self.layer, shape.layers)
+        return why or modelless(run)
 
 
 class SwigluSlice(_OfALayer):
@@ -90,9 +90,7 @@ class OutlierChannel(_OfALayer):
         """Fits a forward run with that channel."""
         why = super().misfit(run)
         if why is None and isinstance(run, ForwardRun) and run.architecture is not None:
-            width = run.architecture.hidden
-            beyond = f"channel {self.channel} lies beyond the model's {width}"
-            return beyond if self.channel >= width else None
+            return absent("channel", self.channel, run.architecture.hidden)
         return why
 
 

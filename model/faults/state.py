@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictFloat, StrictInt
 
 from pytest_gates.model.config import PretrainRun
-from pytest_gates.model.faults.base import BaseFault, Injectable, untimed, untrained
+from pytest_gates.model.faults.base import BaseFault, Injectable, absent, untimed, untrained
 from pytest_gates.model.settings import Index
 
 BlockParameter = Literal[
@@ -52,9 +52,7 @@ class VanishingGradient(_OfTraining):
         """Fits a training run that has the layer."""
         why = untrained(run)
         if why is None and isinstance(run, PretrainRun) and self.layer is not None:
-            layers = run.architecture.layers
-            beyond = f"layer {self.layer} lies beyond the model's {layers}"
-            return beyond if self.layer >= layers else None
+            return absent("layer", self.layer, run.architecture.layers)
         return why
 
 

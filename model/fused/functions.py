@@ -44,7 +44,7 @@ WARPS_REGISTERS = 168
 """Registers of a thread at the start of 12 warps; those that multiply take over from the others."""
 ROW_BYTES = 106 * 1024
 """A row of logits up to this is kept in shared memory: two fit into a multiprocessor's 227 KiB."""
-VOCAB_BLOCK, SHARED_BLOCK = 8192, 4096
+VOCAB_BLOCK, SHARED_BLOCK, SHARED_WARPS = 8192, 4096, 8
 ROTATED_ROWS = 8
 """Rows whose keys a program rotates."""
 EMBED_ROWS, EMBED_COLUMNS = 8, 1024
@@ -140,12 +140,11 @@ class Norm(Function):
 
 def norm_programs(rows: int, device: torch.device) -> int:
     """Programs of the norm's backward pass over so many rows."""
-    processors = torch.cuda.get_device_properties(device).multi_processor_count
-    return min(-(-rows // TILE), NORMING * processors)
+    return min(-(-rows // TILE), NORMING * _processors(device))
 
 
-def _processors(x: Tensor) -> int:
-    return torch.cuda.get_device_properties(x.device).multi_processor_count
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 Shape = tuple[int, int, int, int, int]
@@ -183,8 +182,8 @@ class Attention(Function):
         blocks, scale = -(-T // ROWS), _LOG2_E / math.sqrt(D)
         launch(
             attention_kernels.attention_forward, (blocks * B * H,),
-            qkv, out, lse, cos, sin, T, scale, blocks, B * H, _processors(qkv), H, K, D, ROWS,
-            ROWS, T % ROWS == 0, num_warps=4, num_stages=3, maxnreg=128,
+            qkv, out, lse, cos, sin, T, scale, blocks, B * H, _processors(qkv.device), H, K, D,
+            ROWS, ROWS, T % ROWS == 0, num_warps=4, num_stages=3, maxnreg=128,
         )  # fmt: skip
         # Not as attributes: a result that its own function holds is freed by the collector alone.
         ctx.save_for_backward(qkv, out, lse, cos, sin)
@@ -198,7 +197,7 @@ class Attention(Function):
         packed = torch.empty_like(qkv) if ctx.back is None else ctx.back.outputs()
         deltas = torch.empty_like(lse)
         root, whole, blocks = 1 / math.sqrt(D), T % ROWS == 0, -(-T // ROWS)
-        scale, processors = _LOG2_E * root, _processors(qkv)
+        scale, processors = _LOG2_E * root, _processors(qkv.device)
         many = blocks * B * K >= FILLED
         launch(
             attention_kernels.attention_backward_queries, (blocks * B * H,),
@@ -242,7 +241,7 @@ class AddFeedForward(Function):
         slopes = x.new_empty(rows, 2 * width)
         product = x.new_empty(rows, width)
         tile, tall, half = (SWIGLU_ROWS, SWIGLU_DEPTH), (HALF, SWIGLU_DEPTH), (SWIGLU_ROWS, HALF)
-        programs = min(-(-rows // SWIGLU_ROWS) * -(-width // HALF), _processors(x))
+        programs = min(-(-rows // SWIGLU_ROWS) * -(-width // HALF), _processors(x.device))
         launch(
             feed_forward_kernels.swiglu_forward, (programs,),
             _described(x, tile), _described(gate_up, tall), _described(slopes[:, :width], half),
@@ -263,7 +262,7 @@ class AddFeedForward(Function):
         (rows, width), hidden = product.shape, dy.shape[1]
         tile, half = (SWIGLU_ROWS, SWIGLU_DEPTH), (SWIGLU_ROWS, HALF)
         wide = SWIGLU_DEPTH, 2 * HALF
-        programs = min(-(-rows // SWIGLU_ROWS) * -(-width // (2 * HALF)), _processors(dy))
+        programs = min(-(-rows // SWIGLU_ROWS) * -(-width // (2 * HALF)), _processors(dy.device))
         launch(
             feed_forward_kernels.swiglu_backward, (programs,),
             _described(dy, tile), _described(down, wide), _described(slopes[:, :width], half),
@@ -292,13 +291,13 @@ class HeadLoss(Function):
         logits = x @ weight.t()  # N VP
         rows, padded = logits.shape
         losses = torch.empty(rows, device=x.device)
-        shared = 2 * SHARED_BLOCK * -(-padded // SHARED_BLOCK)
-        if shared <= ROW_BYTES:
-            programs = min(rows, 2 * _processors(x))
+        pieces = -(-padded // SHARED_BLOCK)
+        if 2 * SHARED_BLOCK * pieces <= ROW_BYTES:
+            programs = min(rows, 2 * _processors(x.device))
             launch(
                 loss_kernels.cross_entropy_shared, (programs,),
                 logits, targets, losses, rows, vocab, padded, 1.0 / rows, programs, SHARED_BLOCK,
-                -(-padded // SHARED_BLOCK), 8, num_warps=8,
+                pieces, SHARED_WARPS, num_warps=SHARED_WARPS,
             )  # fmt: skip
         else:
             launch(

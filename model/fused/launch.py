@@ -49,4 +49,4 @@ def compiling(device: torch.device) -> Iterator[None]:
                 yield
         finally:
             _asked.reset(token)
-        list(pool.map(ready, {id(kernel): kernel for kernel in asked}.values()))
+        list(pool.map(ready, set(asked)))

@@ -20,7 +20,7 @@ from pytest_gates.model.faults.path import (
     SwigluSlice,
     UnmaskedAttention,
 )
-from pytest_gates.model.sabotage.places import in_layer, refuse_beyond
+from pytest_gates.model.sabotage.places import in_layer, refuse_absent
 from pytest_gates.model.seams import Seams
 from pytest_gates.model.transformer import Attention, FeedForward
 
@@ -71,7 +71,7 @@ def _swapped(fault: SwappedGateUp) -> Edit:
 def _outlier(fault: OutlierChannel) -> Edit:
     def edit(model: nn.Module) -> None:
         gain = in_layer(model, fault.layer, "post_attention_layernorm").get_parameter("weight")
-        refuse_beyond("channel", fault.channel, len(gain))
+        refuse_absent("channel", fault.channel, len(gain))
         with torch.no_grad():
             gain[fault.channel] *= fault.factor
 

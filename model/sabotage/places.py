@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from pytest_gates.model.faults.base import absent
 from pytest_gates.model.telemetry import RunRefusedError
 
 
@@ -13,17 +14,16 @@ def in_layer(model: nn.Module, layer: int, name: str) -> nn.Module:
     Raises:
         RunRefusedError: CONFIG_REFUSED, the model has no such layer.
     """
-    refuse_beyond("layer", layer, len(list(model.get_submodule("model.layers").children())))
+    refuse_absent("layer", layer, len(list(model.get_submodule("model.layers").children())))
     return model.get_submodule(f"model.layers.{layer}.{name}")
 
 
-def refuse_beyond(what: str, index: int, count: int) -> None:
+def refuse_absent(what: str, index: int, count: int) -> None:
     """Refuse a place that the model has not.
 
     Raises:
         RunRefusedError: CONFIG_REFUSED, the index lies beyond the count.
     """
-    if index >= count:
-        raise RunRefusedError(
-            "CONFIG_REFUSED", f"the fault's {what} {index} lies beyond the model's {count}"
-        )
+    why = absent(what, index, count)
+    if why is not None:
+        raise RunRefusedError("CONFIG_REFUSED", f"the fault's {why}")
