@@ -192,7 +192,7 @@ def resealed(ready: Scene, location: str, **changes: Any) -> Path:
         "run": one.run, "host": one.host, "status": one.status, "reason": one.reason,
         "wall_ms": one.wall_ms, "pid": one.pid, "run_folder": one.run_folder,
         "started": one.started, "repetition": one.repetition, "group": one.group,
-        "declared": one.declared, "code": one.code, "notes": one.notes,
+        "declared": one.declared, "code": one.code, "notes": one.notes, "ranks": one.ranks,
         "files": {path.name: path for path in folder.iterdir() if path.name != "manifest.json"},
     }  # fmt: skip
     return seal(ready.root / "planted", **(kept | changes))
@@ -224,7 +224,12 @@ def _foreign_configuration(ready: Scene) -> Noticed:
 
 def _foreign_gpu(ready: Scene) -> Noticed:
     gpu = Gpu("an imaginary GPU", None, None)
-    return _offered(ready, lambda one: {"host": replace(one.host, gpu=gpu)})
+
+    def elsewhere(one: Evidence) -> dict[str, Any]:
+        ranks = tuple(replace(rank, gpu=gpu) for rank in one.ranks)
+        return {"host": replace(one.host, gpu=gpu), "ranks": ranks}
+
+    return _offered(ready, elsewhere)
 
 
 def _typed(ready: Scene) -> Noticed:

@@ -7,10 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from project import RECORDED, Project
+from project import RECORDED, Project, dedented
+from sealed import H200, seal_run, step_lines
 
 import pytest_gates.attacks
+from pytest_gates.attacks import carry_out
 from pytest_gates.audit.codes import AuditFinding
+from pytest_gates.checks.base import Verdict
+from pytest_gates.contract.load import load_contract
+from pytest_gates.contract.runs import Caps
+from pytest_gates.evidence import Gpu, Rank, Witness
+from pytest_gates.evidence_store import RUNS, rank_witness, read_evidence
+from pytest_gates.model.faults.evidence import ForeignGpu, PlantedMetric
+from pytest_gates.model.telemetry import encode_line
+from pytest_gates.readers.witness_csv import write_witness
+from pytest_gates.settings import Settings
+from pytest_gates.verdict import judge
 
 STEPS = {"wall_ms": [84.0 + index * 7 % 30 / 10 for index in range(30)]}
 FALSIFIER = """
@@ -144,3 +156,71 @@ def test_a_gate_that_cannot_run_here_is_attacked_by_its_recorded_evidence(
     # Red for being replayed: CAUGHT among the failures would be a riddle.
     live.stdout.fnmatch_lines(["REPLAYED contracts/*::FALSIFY-MEDIAN - replayed*"])
     assert calls
+
+
+TWO_GPUS = """
+    contract_id: C-RANKS
+    version: 1.0.0
+    runs:
+      two:
+        driver: pretrain
+        device: cuda
+        model: llama-1m
+        data: {corpus: python-stdlib}
+        seq_len: 64
+        batch_size: 4
+        steps: 40
+        launch: {processes: 2}
+    gates:
+      - id: GATE-SHARE
+        rule: Little time goes into communication.
+        run: two
+        checks:
+          - kind: budget
+            metric: comm_share_pct
+            steps: [0, 39]
+            below: {NVIDIA H200: 50}
+            ranks: all
+        verdict: pending
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "verdict", "because"),
+    [
+        (PlantedMetric(fault="planted_metric", metric="comm_share_pct", value=90.0), "fail",
+         "rank 0: median 90 % of comm_share_pct"),
+        (ForeignGpu(fault="foreign_gpu"), "blocked", "no limit for an imaginary GPU"),
+    ],
+)  # fmt: skip
+def test_planted_evidence_of_ranks_has_their_gpus(
+    tmp_path: Path, fault: Any, verdict: str, because: str
+) -> None:
+    (tmp_path / "ranks.yaml").write_text(dedented(TWO_GPUS), encoding="utf-8")
+    contract = load_contract(tmp_path / "ranks.yaml", "ranks.yaml", Caps())
+    (gate,) = contract.gates
+    folder = sealed_ranks(tmp_path / "evidence" / RUNS, gate.runs["two"])
+    evidence = {"two": (read_evidence(tmp_path, folder.relative_to(tmp_path).as_posix()),)}
+    assert judge(gate, evidence).verdict is Verdict.PASS
+    noticed = carry_out(fault, contract, gate, evidence, Settings(root=tmp_path, session="s"))
+    assert noticed.verdict == verdict
+    assert because in noticed.reason
+
+
+def sealed_ranks(parent: Path, run: Any) -> Path:
+    """Two ranks, a GPU each, a tenth of whose steps goes into communication."""
+    files, ranks = {}, []
+    scratch = parent.parent / "of-ranks"
+    scratch.mkdir(parents=True)
+    for rank in range(2):
+        telemetry = scratch / f"telemetry-{rank}.jsonl"
+        lines = [
+            *step_lines(40, comm_share_pct=lambda step: 10.0 + step * 7 % 30 / 10),
+            {"kind": "event", "event": "run_finished", "step": None, "at_ms": 9000.0},
+        ]
+        telemetry.write_text("".join(map(encode_line, lines)), encoding="utf-8")
+        witness = scratch / ("witness.csv" if rank == 0 else rank_witness(rank))
+        write_witness(witness, Witness(samples=()))
+        files |= {telemetry.name: telemetry, witness.name: witness}
+        ranks.append(Rank(100 + rank, Gpu("NVIDIA H200", f"GPU-{rank}", 143_771), Witness(())))
+    return seal_run(parent, run=run, host=H200, files=files, ranks=ranks)
