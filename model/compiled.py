@@ -9,25 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from pytest_gates.model.slots import BLOCK_SLOTS
+from pytest_gates.model.traces import Traces
 from pytest_gates.model.transformer import Observe, Span
-
-
-class _Traces:
-    """How often blocks were traced in this process; each trace is a graph that is compiled."""
-
-    count = 0
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's own
 def _traced() -> int:
     """Run while a graph is made and never when it runs: the public way to see a compilation."""
-    _Traces.count += 1
+    Traces.count += 1
     return 0
-
-
-def compilations() -> int:
-    """Graphs compiled in this process so far, guards that failed and new shapes among them."""
-    return _Traces.count
 
 
 def _seen(block: nn.Module, x: Tensor, span: Span, instead: Sequence[Tensor]) -> list[Tensor]:

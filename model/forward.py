@@ -22,7 +22,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pytest_gates.model.attention import Cache
 from pytest_gates.model.built import assembled, compute_dtype, from_seed
 from pytest_gates.model.clock import CudaClock
-from pytest_gates.model.compiled import CompiledBlocks
 from pytest_gates.model.config import ForwardRun, Request
 from pytest_gates.model.control import Control
 from pytest_gates.model.oracle import Weight
@@ -67,6 +66,8 @@ def run(request: Request, device: torch.device, writer: TelemetryWriter, seams: 
     writer.fact("attention_backend", backend.name)
     path = ForwardPath(model, device, dtype, backend)
     if declared.compiled:
+        from pytest_gates.model.compiled import CompiledBlocks  # noqa: PLC0415 - 0.8 s or more
+
         model.model.run_block = CompiledBlocks()
     tokens = seams.fed(prompt.tokens)
     given = Input(tokens, tuple(seams.positions(len(tokens))))

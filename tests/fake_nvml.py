@@ -80,6 +80,9 @@ class FakeNvml:
     def nvmlDeviceGetMigMode(self, device: Device) -> list[int]:
         return [int(device.mig), int(device.mig)]
 
+    def nvmlDeviceGetCudaComputeCapability(self, device: Device) -> tuple[int, int]:
+        return (9, 0)
+
     def nvmlDeviceGetMemoryInfo(self, device: Device) -> Any:
         return SimpleNamespace(total=device.total_mib * MIB, used=int(device.used_mib() * MIB))
 

@@ -9,17 +9,29 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_gates.model.config import ForwardRun, ProbeRun, Run
+from pytest_gates.model.config import ForwardRun, PretrainRun, ProbeRun, Run
+from pytest_gates.model.eager import eager_as_declared, eager_on
 
 ENTRY = "pytest_gates.run.entry:run_request"
 """What the forkserver is told to call."""
 
 _OF_A_MODEL = ("pytest_gates.model.properties.of_models", "pytest_gates.model.properties.of_paths")
 _OF_RULES = ("pytest_gates.model.properties.of_rules", "pytest_gates.properties")
+_OF_THE_EAGER_STEP = ("pytest_gates.model.preload_eager",)
 
 
-def imports_of(run: Run) -> tuple[str, ...]:
-    """What some runs need and most do not: searches import hypothesis, up to 0.35 s."""
+def imports_of(run: Run, capability: tuple[int, int] | None) -> tuple[str, ...]:
+    """What some runs need and most do not: searches hypothesis, the eager step torch's compiler.
+
+    Args:
+        run: what is about to be executed.
+        capability: compute capability of its GPU; None: it has none, or nobody can tell.
+    """
+    if isinstance(run, PretrainRun):
+        fused = eager_as_declared(run) is None and eager_on(capability) is None
+        return () if fused else _OF_THE_EAGER_STEP
+    if isinstance(run, ForwardRun) and run.compiled:
+        return _OF_THE_EAGER_STEP
     if not isinstance(run, ForwardRun | ProbeRun) or not run.properties:
         return ()
     return _OF_RULES if isinstance(run, ProbeRun) else _OF_A_MODEL

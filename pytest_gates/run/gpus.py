@@ -35,6 +35,15 @@ class Gpus:
         assert self.nvml is not None
         return self.nvml.nvmlDeviceGetHandleByUUID(gpu.uuid)
 
+    def capability(self, gpu: Gpu) -> tuple[int, int] | None:
+        """Its compute capability, (9, 0) for Hopper; None where NVML does not tell."""
+        assert self.nvml is not None
+        try:
+            major, minor = self.nvml.nvmlDeviceGetCudaComputeCapability(self.handle(gpu))
+        except self.nvml.NVMLError:
+            return None
+        return major, minor
+
     def visible(self, environ: Mapping[str, str]) -> tuple[Gpu, ...]:
         """The GPUs that a process with this environment sees, in the order of its `cuda:N`.
 

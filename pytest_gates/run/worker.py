@@ -228,9 +228,10 @@ class Worker:
             request = self._request(run, order, staging, watched=bool(gpus))
             _write_request(staging, request.model_dump_json())
             launch = run.launch if isinstance(run, PretrainRun) else None
+            imports = imports_of(run, self.gpus.capability(gpus[0]) if gpus else None)
             told = request.allocations_mib
             process = RunProcess(
-                server, number, staging, turn, told=told, launch=launch, imports=imports_of(run)
+                server, number, staging, turn, told=told, launch=launch, imports=imports
             )
         return _Watched(staging, process, server, turn, observe, gpus, unseen)
 
