@@ -14,12 +14,12 @@ _DIGITS = 12
 
 @functools.cache
 def code_revision() -> str:
-    """Commit of the checkout that this program runs from, with `+` if it was edited.
+    """Commit of the checkout that this program runs from, with `+` if its sources were edited.
 
     Installed, or copied without its history: `sources:` and a hash over the program's own files.
     """
     here = Path(__file__).resolve().parent
-    return _commit(here) or f"sources:{_sources(here)[:16]}"
+    return commit_of(here) or f"sources:{_sources(here)[:16]}"
 
 
 def shortened(code: str) -> str:
@@ -36,9 +36,24 @@ def _sources(here: Path) -> str:
     return total.hexdigest()
 
 
-def _commit(here: Path) -> str | None:
-    told = _git(here, "describe", "--always", "--dirty=+", "--abbrev=40")
-    return told.strip() or None if told is not None else None
+def commit_of(here: Path) -> str | None:
+    """Commit of the checkout that the package in this folder belongs to; `+`: it was edited since.
+
+    Verdicts that were written back, and whatever else lies beside the sources, are no edits. None
+    if there is no checkout, or it is somebody's whose environment the package is installed in.
+    """
+    if not _git(here, "ls-files", "--", "__init__.py"):
+        return None
+    head = _git(here, "rev-parse", "HEAD")
+    edits = _git(here, "--no-optional-locks", "status", "--porcelain", "--", *_own(here))
+    if head is None or edits is None:
+        return None
+    return head.strip() + "+" * bool(edits)
+
+
+def _own(here: Path) -> list[str]:
+    """The folders of the program's sources."""
+    return [str(here), str((here / "model").resolve())]
 
 
 def _git(here: Path, *arguments: str) -> str | None:
@@ -66,6 +81,5 @@ def commits_between(old: str, new: str) -> tuple[str, ...] | None:
         return None
     if not (_REVISION.fullmatch(old) and _REVISION.fullmatch(new)):
         return None
-    sources = [str(here), str((here / "model").resolve())]
-    told = _git(here, "log", "--format=%h %s", f"{old}..{new}", "--", *sources)
+    told = _git(here, "log", "--format=%h %s", f"{old}..{new}", "--", *_own(here))
     return None if told is None else tuple(told.splitlines())

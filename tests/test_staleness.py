@@ -97,6 +97,50 @@ def test_commits_are_asked_of_git() -> None:
     assert head.startswith(now)
 
 
+def git(folder: Path, *arguments: str) -> str:
+    named = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    command = ["git", "-C", str(folder), *named, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout of a program laid out as ours is; the package's folder."""
+    here = tmp_path / "package"
+    for file in ("package/__init__.py", "model/step.py", "contracts/a.yaml"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("a\n", encoding="utf-8")
+    (here / "model").symlink_to("../model")
+    (tmp_path / ".gitignore").write_text("/environment/\n", encoding="utf-8")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "-A")
+    git(tmp_path, "commit", "-qm", "All of it")
+    return here
+
+
+def test_what_a_session_writes_is_no_edit_of_the_program(checkout: Path) -> None:
+    head = git(checkout, "rev-parse", "HEAD")
+    git(checkout, "tag", "-am", "A release", "v1.0")
+    assert revision.commit_of(checkout) == head
+    (checkout.parent / "contracts" / "a.yaml").write_text("verdict: pass\n", encoding="utf-8")
+    (checkout.parent / "evidence").mkdir()
+    (checkout.parent / "evidence" / "record.json").write_text("{}", encoding="utf-8")
+    assert revision.commit_of(checkout) == head
+
+
+@pytest.mark.parametrize("file", ["package/__init__.py", "model/step.py", "model/another.py"])
+def test_an_edit_of_the_program_is_told(checkout: Path, file: str) -> None:
+    (checkout.parent / file).write_text("b\n", encoding="utf-8")
+    assert revision.commit_of(checkout) == git(checkout, "rev-parse", "HEAD") + "+"
+
+
+def test_a_package_installed_below_somebodys_checkout_is_not_of_its_commit(checkout: Path) -> None:
+    installed = checkout.parent / "environment" / "package"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").write_text("a\n", encoding="utf-8")
+    assert revision.commit_of(installed) is None
+
+
 @pytest.fixture
 def outdated(project: Project) -> Project:
     """A gate whose record is older than another one's of a newer torch."""
