@@ -13,7 +13,7 @@ ON_CPU = (
 )  # fmt: skip
 ON_GPU = (
     "checkpoint_write", "training_step", "witness_cost", "headline_gates", "decode_speed",
-    "trace_7b", "emit_cost",
+    "trace_7b", "emit_cost", "step_leads",
 )  # fmt: skip
 
 

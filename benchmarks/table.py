@@ -9,7 +9,9 @@ from benchmarks.measure import RESULTS, ROOT
 
 README = ROOT / "benchmarks" / "README.md"
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
+BEGIN_LEADS, END_LEADS = "<!-- leads -->", "<!-- end of leads -->"
 HEAD = "| what | goal | measured: median (range) | machine | command |\n|---|---|---|---|---|\n"
+HEAD_LEADS = "| choice | predicted | measured: median (range) |\n|---|---|---|\n"
 NOT_RUN = "not measured yet"
 
 Row = tuple[str, str, str, tuple[tuple[str, str], ...]]
@@ -111,12 +113,35 @@ NEAR = 0.05
 """A peer that is farther off was held back, or is another: its ratio is not told."""
 
 
+PREDICTED, SAVED = ": predicted ms a step", ": ms a step"
+"""How the figures of `step_leads` are named."""
+
+
 def main() -> None:
     text = README.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    rows = "".join(map(_row, ROWS))
-    README.write_text(f"{before}{BEGIN}\n{HEAD}{rows}{END}{after}", encoding="utf-8")
+    text = _between(text, BEGIN, END, HEAD + "".join(map(_row, ROWS)))
+    text = _between(text, BEGIN_LEADS, END_LEADS, _leads())
+    README.write_text(text, encoding="utf-8")
+
+
+def _between(text: str, begin: str, end: str, new: str) -> str:
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{new}{end}{after}"
+
+
+def _leads() -> str:
+    path = RESULTS / "step_leads.json"
+    if not path.exists():
+        return f"{NOT_RUN.capitalize()}: `python -m benchmarks step_leads`, on a GPU.\n"
+    data: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    found = data["figures"]
+    names = [key.removesuffix(PREDICTED) for key in found if key.endswith(PREDICTED)]
+    rows = "".join(
+        f"| {name} | {found[name + PREDICTED]:.3g} ms | {_figure(found[name + SAVED])} ms |\n"
+        for name in names
+    )
+    return f"On {_machine(data['machine'])}:\n\n{HEAD_LEADS}{rows}"
 
 
 def _row(row: Row) -> str:
