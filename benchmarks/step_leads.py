@@ -52,9 +52,14 @@ class Place:
     """Where and on what it is measured."""
 
     device: torch.device
-    shape: Architecture
+    model: str
     batch: int
     length: int
+
+    @property
+    def shape(self) -> Architecture:
+        """Of the model."""
+        return PRESETS[self.model]
 
     @property
     def rows(self) -> int:
@@ -184,8 +189,8 @@ def pinned_tokens(at: Place) -> Lead:
 
 def run_of(at: Place, execution: str) -> PretrainRun:
     return PretrainRun(
-        driver="pretrain", device=str(at.device), model="llama-370m",
-        data=Data(corpus="python-stdlib", tokenizer="bpe-50257"), seq_len=at.length,
+        driver="pretrain", device=str(at.device), model=at.model,
+        data=Data(corpus="python-stdlib"), seq_len=at.length,
         batch_size=at.batch, steps=100, optimizer=Optimizer(), execution=execution,
     )  # fmt: skip
 
@@ -206,13 +211,13 @@ def fused(at: Place) -> Any:
         for kind in (FusedStep, Launched)
     ]
     for step in made:
-        prepare(step)
+        prepare(step, at)
     return made
 
 
-def prepare(step: Any) -> None:
+def prepare(step: Any, at: Place) -> None:
     """Tokens as many and as different as in text."""
-    step.tokens.random_(PRESETS["llama-370m"].vocab)
+    step.tokens.random_(at.shape.vocab)
     step.lr.fill_(1e-4)
 
 
@@ -222,14 +227,14 @@ def graph_of_the_step(at: Place) -> Lead:
 
 
 def graph_of_a_short_step(at: Place) -> Lead:
-    captured, launched = fused(Place(at.device, at.shape, 1, 2048))
+    captured, launched = fused(Place(at.device, at.model, 1, 2048))
     return Lead("the same at 1 x 2048", 5.0, 1, captured, launched)
 
 
 def eager_step(at: Place) -> Step:
     run = run_of(at, "eager")
     step = Step(run, initialised(run.architecture, at.device, 0), at.device, Seams(), ALONE)
-    prepare(step)
+    prepare(step, at)
     return step
 
 
@@ -296,7 +301,7 @@ def main() -> None:
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         sys.exit("no NVIDIA GPU on this machine")
-    at = Place(device, PRESETS[options.model], 16, 512)
+    at = Place(device, options.model, 16, 512)
     clock: Clock[Any] = clock_for(device)
     chosen = [make for make in LEADS if options.only in make.__name__]
     figures: dict[str, Any] = {}
