@@ -133,9 +133,24 @@ def test_csv_has_a_row_a_judgement(capsys: pytest.CaptureFixture[str]) -> None:
 def test_all_gates_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["history"]) == 0
     told = capsys.readouterr().out
-    assert "C::G      3        ▁█▂" in told
-    assert "C::OTHER  1" in told
+    assert "\nC\n  G      3        ▁█▂" in told
+    assert "\n  OTHER  1" in told
     assert cli.main(["history", "NOWHERE"]) == 1
+
+
+def test_lines_are_below_their_contract_and_falsifiers_behind_its_gates(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = Ledger(root / "evidence")
+    ledger.append(record(subject="A-FAULT", kind="falsifier", time="2026-01-04T10:00:00Z"))
+    ledger.append(record(contract="B", subject="G", time="2026-01-04T10:00:00Z"))
+    assert cli.main(["history"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("  1")[0].rstrip() for line in lines if "3        " not in line] == [
+        "B", "  G", "C", "  OTHER", "    A-FAULT",
+    ]  # fmt: skip
+    assert lines[1].endswith("  2026-01-04T10:00")
+    assert head.split() == ["gate", "records", "figures", "newest", "measured", "gpu", "when"]
 
 
 def test_two_processes_read_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

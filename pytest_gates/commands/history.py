@@ -26,6 +26,8 @@ FIELDS = ("time", "contract", "subject", "verdict", "figure", "limit", "headroom
           "sha")  # fmt: skip
 LAST = 40
 """Lines of a gate's table in the terminal, and values of a sparkline."""
+MINUTES = len("2026-01-02T03:04")
+"""Of a time, what an overview shows; `--since` and `--until` take it so."""
 MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2}Z?)?)?", re.ASCII)
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -207,16 +209,35 @@ def _timeline(of: str, many: Sequence[tuple[Entry, str]], last: int) -> None:
 
 
 def _overview(told: dict[str, list[tuple[Entry, str]]]) -> None:
+    """By contract, its gates before its falsifiers, as a session lists them."""
+    newest = {of: many[-1][0] for of, many in told.items()}
+    order = sorted(
+        told,
+        key=lambda of: (newest[of].contract, newest[of].kind == "falsifier", newest[of].subject),
+    )
     cells = [
-        (of, str(len(many)), sparkline(_values(many)), many[-1][0].said,
-         many[-1][0].figure, many[-1][0].gpu or "CPU", many[-1][0].time)
-        for of, many in told.items()
+        ("  " * (newest[of].kind == "falsifier") + newest[of].subject, str(len(told[of])),
+         sparkline(_values(told[of])), newest[of].said, newest[of].figure, newest[of].gpu or "CPU",
+         newest[of].time[:MINUTES])
+        for of in order
     ]  # fmt: skip
-    _table((("gate", "records", "figures", "newest", "measured", "gpu", "when"), *cells))
+    head = ("gate", "records", "figures", "newest", "measured", "gpu", "when")
+    before = None
+    for of, line in zip((None, *order), _lines((head, *cells)), strict=True):
+        contract = before if of is None else newest[of].contract
+        if contract != before:
+            say(str(contract))
+        before = contract
+        say(line)
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> None:
+    for line in _lines(rows):
+        say(line)
+
+
+def _lines(rows: Sequence[tuple[str, ...]]) -> Iterable[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        say(("  " + "  ".join(padded)).rstrip())
+        yield ("  " + "  ".join(padded)).rstrip()
