@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.measure import report, spread
+from benchmarks.measure import in_order, report, spread
 from pytest_gates.model.config import PretrainRun
 from pytest_gates.model.schedule import learning_rate
 from pytest_gates.model.step import Step, read
@@ -174,9 +174,8 @@ def measured(batch: int, tokens: int) -> dict[str, list[float]]:
     for step in range(STEPS):
         dealt = torch.randint(256, (batch, tokens + 1), generator=chance)
         lr = learning_rate(step, STEPS, run.optimizer)
-        names = list(sides) if step % 2 == 0 else list(reversed(sides))
         losses = {}
-        for name in names:
+        for name in in_order(sides, step):
             begun = time.perf_counter()
             losses[name] = sides[name](dealt, lr)
             took[name].append((time.perf_counter() - begun) * 1000)

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import limited, report, spread, turns
+from benchmarks.measure import in_order, limited, report, spread, turns
 from pytest_gates.model.architecture import PRESETS
 from pytest_gates.model.compiled import CompiledBlocks
 from pytest_gates.model.config import Decode
@@ -106,7 +106,7 @@ def measured(
         print(f"  {name} warm after {time.perf_counter() - started:.1f} s", flush=True)
     found: dict[str, list[tuple[list[int], float]]] = {name: [] for name in sides}
     for number in turns(rounds, within_s):
-        for name in list(sides) if number % 2 == 0 else reversed(list(sides)):
+        for name in in_order(sides, number):
             found[name].append(sides[name]())
     return found
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -151,10 +151,22 @@ def in_turns(
         run()
     costs: dict[str, list[Cost]] = {name: [] for name in sides}
     for repetition in range(repetitions):
-        names = list(sides) if repetition % 2 == 0 else list(reversed(sides))
-        for name in names:
+        for name in in_order(sides, repetition):
             costs[name].append(sides[name]())
     return costs
+
+
+def in_order(names: Iterable[str], turn: int) -> list[str]:
+    """The sides of a turn: every second time the other way about."""
+    return list(names) if turn % 2 == 0 else list(names)[::-1]
+
+
+def output(command: Sequence[str], env: Mapping[str, str]) -> str:
+    """What a command prints, run to its end; one that fails ends the benchmark with its errors."""
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}: {done.returncode}\n{done.stderr[-4000:]}")
+    return done.stdout
 
 
 def ratios(over: Sequence[Cost], under: Sequence[Cost], of: str) -> Spread:

@@ -3,7 +3,8 @@
     python -m benchmarks.step_leads [--repetitions 5] [--only WORD]
 
 Parts of the 370M's step at 16 x 512, both ways in turns, on inputs that are made once; a difference
-is told for a whole step. What was predicted was written down before anything was measured.
+is told for a whole step. What was predicted was written down before this was run: arithmetic, from
+figures of other runs where there were any.
 """
 
 from __future__ import annotations
@@ -11,18 +12,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from benchmarks.measure import REPETITIONS, limited, report, spread, turns
+from benchmarks.measure import REPETITIONS, in_order, limited, report, spread, turns
 from pytest_gates.model.architecture import PRESETS, Architecture
 from pytest_gates.model.attention import attend, rotary_tables, rotate
 from pytest_gates.model.clock import Clock, clock_for
 from pytest_gates.model.config import Data, Optimizer, PretrainRun
+from pytest_gates.model.memory import LANES
 from pytest_gates.model.parallel.group import ALONE
 from pytest_gates.model.seams import Seams
 from pytest_gates.model.step import Step
@@ -40,7 +42,7 @@ class Lead:
 
     name: str
     predicted_ms: float
-    """How much less a step takes, as arithmetic said."""
+    """How much less a step takes, as was thought before this was run."""
     times: int
     """How often a step does it."""
     taken: Call
@@ -65,6 +67,11 @@ class Place:
     def rows(self) -> int:
         """N."""
         return self.batch * self.length
+
+    @property
+    def padded_vocab(self) -> int:
+        """VP."""
+        return -(-self.shape.vocab // LANES) * LANES
 
     def random(self, *size: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
         """As weights or activations may be."""
@@ -108,24 +115,20 @@ def padded_vocabulary(at: Place) -> Lead:
         weight, dy = at.random(columns, at.shape.hidden), at.random(at.rows, columns)
         return lambda: (x @ weight.t(), dy @ weight, dy.t() @ x)
 
-    padded = -(-at.shape.vocab // 128) * 128
-    return Lead("the vocabulary padded to a multiple of 128", 3.0, 1, over(padded),
+    return Lead("the vocabulary padded to a multiple of 128", 3.0, 1, over(at.padded_vocab),
                 over(at.shape.vocab))  # fmt: skip
 
 
-def parameters(at: Place) -> int:
-    return at.shape.parameters
-
-
 def weights_beside_masters(at: Place) -> Lead:
-    masters = at.random(parameters(at), dtype=torch.float32)
+    """The cast alone: that the update writes two bytes more is not taken off it."""
+    masters = at.random(at.shape.parameters, dtype=torch.float32)
     weights = masters.bfloat16()
     return Lead("bf16 weights written by the update, no cast of masters each step", 0.75, 1,
                 lambda: None, lambda: weights.copy_(masters))  # fmt: skip
 
 
 def clip_in_the_update(at: Place) -> Lead:
-    gradients = at.random(parameters(at))
+    gradients = at.random(at.shape.parameters)
     clip = torch.ones((), device=at.device)
     return Lead("clipping within the update", 0.5, 1, lambda: None, lambda: gradients.mul_(clip))
 
@@ -133,8 +136,7 @@ def clip_in_the_update(at: Place) -> Lead:
 def loss_of_bf16_logits(at: Place) -> Lead:
     from pytest_gates.model.fused.functions import HeadLoss
 
-    padded = -(-at.shape.vocab // 128) * 128
-    x, weight = at.random(at.rows, at.shape.hidden), at.random(padded, at.shape.hidden)
+    x, weight = at.random(at.rows, at.shape.hidden), at.random(at.padded_vocab, at.shape.hidden)
     gradient = torch.empty_like(weight)
     targets = torch.randint(at.shape.vocab, (at.rows,), device=at.device)
 
@@ -195,24 +197,19 @@ def run_of(at: Place, execution: str) -> PretrainRun:
     )  # fmt: skip
 
 
-def fused(at: Place) -> Any:
+def fused_step(at: Place, *, launched: bool = False) -> Any:
+    """The step as it is, or `launched` kernel by kernel."""
     from pytest_gates.model.fused.step import FusedStep
 
     class Launched(FusedStep):
-        """The same step, launched kernel by kernel."""
-
         def __call__(self) -> Tensor:
             self._once()
             return self._report
 
-    run = run_of(at, "auto")
-    made = [
-        kind(run, initialised(run.architecture, at.device, 0), at.device)
-        for kind in (FusedStep, Launched)
-    ]
-    for step in made:
-        prepare(step, at)
-    return made
+    run, kind = run_of(at, "auto"), Launched if launched else FusedStep
+    step = kind(run, initialised(run.architecture, at.device, 0), at.device)
+    prepare(step, at)
+    return step
 
 
 def prepare(step: Any, at: Place) -> None:
@@ -222,13 +219,13 @@ def prepare(step: Any, at: Place) -> None:
 
 
 def graph_of_the_step(at: Place) -> Lead:
-    captured, launched = fused(at)
-    return Lead("the whole step in one CUDA graph", 0.5, 1, captured, launched)
+    return Lead("the whole step in one CUDA graph", 0.5, 1, fused_step(at),
+                fused_step(at, launched=True))  # fmt: skip
 
 
 def graph_of_a_short_step(at: Place) -> Lead:
-    captured, launched = fused(Place(at.device, at.model, 1, 2048))
-    return Lead("the same at 1 x 2048", 5.0, 1, captured, launched)
+    lead = graph_of_the_step(Place(at.device, at.model, 1, 2048))
+    return replace(lead, name="the same at 1 x 2048", predicted_ms=5.0)
 
 
 def eager_step(at: Place) -> Step:
@@ -239,7 +236,7 @@ def eager_step(at: Place) -> Step:
 
 
 def eager_in_a_graph(at: Place) -> Lead:
-    """The mode that was meant for short runs: 64 ms of it were measured, 36 predicted of ours."""
+    """The mode that was meant for short runs. 64 ms were known of such a step, 36 of ours."""
     step = eager_step(at)
     for group in step.optimizer.param_groups:
         group["capturable"] = True
@@ -252,16 +249,22 @@ def eager_in_a_graph(at: Place) -> Lead:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    return Lead("the fused step over the eager one in a CUDA graph", 28.0, 1, fused(at)[0],
-                graph.replay)  # fmt: skip
+
+    def otherwise() -> Step:
+        graph.replay()
+        return step  # whose parameters the graph writes to: they must live as long as it
+
+    return Lead("the fused step over the eager one in a CUDA graph", 28.0, 1, fused_step(at),
+                otherwise)  # fmt: skip
 
 
 def compiled_blocks(at: Place) -> Lead:
-    """Blocks under torch.compile one by one, head and loss apart: 49.5 ms were measured of such."""
+    """Under torch.compile one by one, head and loss apart. 49.5 ms were known of such a step."""
     step = eager_step(at)
     for block in step._model.model.layers:
         block.compile()
-    return Lead("the fused step over blocks compiled one by one", 15.0, 1, fused(at)[0], step)
+    return Lead("the fused step over blocks compiled one by one", 15.0, 1, fused_step(at),
+                step)  # fmt: skip
 
 
 LEADS: tuple[Callable[[Place], Lead], ...] = (
@@ -283,12 +286,12 @@ def timed(call: Call, clock: Clock[Any]) -> float:
 
 def measured(lead: Lead, repetitions: int, clock: Clock[Any]) -> Iterator[tuple[float, float]]:
     """Both ways in turns, in the other order every second time, after one of each to warm up."""
-    for call in (lead.taken, lead.otherwise):
+    sides = {"taken": lead.taken, "otherwise": lead.otherwise}
+    for call in sides.values():
         timed(call, clock)
     for turn in range(repetitions):
-        order = [lead.taken, lead.otherwise] if turn % 2 == 0 else [lead.otherwise, lead.taken]
-        ms = {call: timed(call, clock) for call in order}
-        yield ms[lead.taken], ms[lead.otherwise]
+        ms = {name: timed(sides[name], clock) for name in in_order(sides, turn)}
+        yield ms["taken"], ms["otherwise"]
 
 
 def main() -> None:

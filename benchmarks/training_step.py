@@ -15,13 +15,12 @@ import importlib.util
 import json
 import os
 import statistics
-import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import REPETITIONS, ROOT, limited, report, scratch, spread, turns
+from benchmarks.measure import REPETITIONS, ROOT, limited, output, report, scratch, spread, turns
 from pytest_gates.model.config import Optimizer, PretrainRun, Request
 
 FIRST_STEP = 20
@@ -41,22 +40,13 @@ def environment(caches: Path) -> dict[str, str]:
     }
 
 
-def output(command: list[str], caches: Path) -> str:
-    done = subprocess.run(
-        command, env=environment(caches), capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}: {done.returncode}\n{done.stderr[-4000:]}")
-    return done.stdout
-
-
 def peer(batch: int, length: int, caches: Path) -> dict[str, Any]:
     told = output(
         [
             sys.executable, "-m", "benchmarks.peers.transformers_step", "--batch-size", str(batch),
             "--seq-len", str(length), "--steps", str(PEER_STEPS),
         ],
-        caches,
+        environment(caches),
     )  # fmt: skip
     said: dict[str, Any] = json.loads(told.splitlines()[-1])
     return {**said, "median_ms": statistics.median(said["wall_ms"][FIRST_STEP - 1 :])}
@@ -83,7 +73,7 @@ def ours(
     file = place / "run.json"
     file.write_text(request.model_dump_json(), encoding="utf-8")
     out = place / "out"
-    output([sys.executable, "-m", "pytest_gates.model", str(file), str(out)], caches)
+    output([sys.executable, "-m", "pytest_gates.model", str(file), str(out)], environment(caches))
     lines = [json.loads(line) for line in (out / "telemetry-0.jsonl").open(encoding="utf-8")]
     facts = {one["name"]: one["value"] for one in lines if one["kind"] == "fact"}
     (done,) = (one for one in lines if one.get("event") == "first_step_done")

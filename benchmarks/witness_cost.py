@@ -13,14 +13,23 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.measure import REPETITIONS, ROOT, limited, report, scratch, spread, turns
+from benchmarks.measure import (
+    REPETITIONS,
+    ROOT,
+    in_order,
+    limited,
+    output,
+    report,
+    scratch,
+    spread,
+    turns,
+)
 from pytest_gates.model.config import Data, Optimizer, PretrainRun, Request
 from pytest_gates.run.gpus import Gpus, find_gpus
 from pytest_gates.run.worker import Worker
@@ -31,7 +40,7 @@ Side = Callable[[PretrainRun], list[float]]
 """Carries out a run; the milliseconds of each counted step."""
 
 
-def told(worker: Worker) -> Side:
+def told_by(worker: Worker) -> Side:
     """The steps as telemetry has them."""
 
     def step_ms(run: PretrainRun) -> list[float]:
@@ -57,16 +66,13 @@ def bare(folder: Path) -> Side:
         file = folder / "bare.json"
         request = Request(run=run, root=str(folder), cache=str(folder))
         file.write_text(request.model_dump_json(), encoding="utf-8")
-        command = [sys.executable, "-m", "benchmarks.peers.bare_step", str(file)]
         path = os.pathsep.join([str(ROOT), *sys.path[1:]])
-        done = subprocess.run(
-            command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
-            check=False,
-        )  # fmt: skip
-        if done.returncode:
-            sys.exit(f"{' '.join(command)}: {done.returncode}\n{done.stderr[-4000:]}")
+        told = output(
+            [sys.executable, "-m", "benchmarks.peers.bare_step", str(file)],
+            {**os.environ, "PYTHONPATH": path},
+        )
         # Between the ends of two steps: the first number is that of step 1.
-        every: list[float] = json.loads(done.stdout.splitlines()[-1])["wall_ms"]
+        every: list[float] = json.loads(told.splitlines()[-1])["wall_ms"]
         return every[FIRST_STEP - 1 :]
 
     return step_ms
@@ -95,13 +101,13 @@ def main() -> None:
     )
     blind = Gpus(None, unavailable="switched off for the comparison")
     with scratch() as cache, ExitStack() as workers:
-        watched, unseen = (
-            workers.enter_context(Worker(cache=cache, root=cache, gpus=seen))
-            for seen in (gpus, blind)
+        seen, unseen = (
+            workers.enter_context(Worker(cache=cache, root=cache, gpus=watch))
+            for watch in (gpus, blind)
         )
         sides = {
-            "watched_ms": told(watched),
-            "without_witness_ms": told(unseen),
+            "watched_ms": told_by(seen),
+            "without_witness_ms": told_by(unseen),
             "without_both_ms": bare(cache),
         }
         _measure(sides, run, options)
@@ -110,7 +116,7 @@ def main() -> None:
 def _measure(sides: dict[str, Side], run: PretrainRun, options: argparse.Namespace) -> None:
     measured: dict[str, list[list[float]]] = defaultdict(list)
     for turn in turns(options.repetitions, options.within):
-        for name in sides if turn % 2 == 0 else reversed(sides):
+        for name in in_order(sides, turn):
             measured[name].append(sides[name](run))
         medians = {name: list(map(statistics.median, many)) for name, many in measured.items()}
         watched = medians["watched_ms"]

@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from pytest_gates.model.compilations import Compilations
 from pytest_gates.model.slots import BLOCK_SLOTS
-from pytest_gates.model.traces import Traces
 from pytest_gates.model.transformer import Observe, Span
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's own
 def _traced() -> int:
     """Run while a graph is made and never when it runs: the public way to see a compilation."""
-    Traces.count += 1
+    Compilations.count += 1
     return 0
 
 

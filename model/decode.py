@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from pytest_gates.model.attention import Cache
+from pytest_gates.model.compilations import compilations
 from pytest_gates.model.config import Decode, ForwardRun
 from pytest_gates.model.forward import ForwardPath
 from pytest_gates.model.seams import CLEAN, Seams
-from pytest_gates.model.traces import compilations
 from pytest_gates.model.writer import TelemetryWriter
 
 _CACHE_MULTIPLE = 64

@@ -16,7 +16,7 @@ from pytest_gates.model.eager import HOPPER, eager_as_declared, eager_on
 from pytest_gates.run.entry import imports_of
 from pytest_gates.run.gpus import Gpus
 
-COMPILER = ("pytest_gates.model.preload_eager",)
+COMPILER = ("pytest_gates.model.preload_compiler",)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_gpu_that_does_not_tell_its_compute_capability_has_none() -> None:
     assert Gpus(Mute()).capability(Gpu("NVIDIA H200", "GPU-1", 143_771)) is None
 
 
-@pytest.mark.parametrize(("module", "has"), [("preload", False), ("preload_eager", True)])
+@pytest.mark.parametrize(("module", "has"), [("preload", False), ("preload_compiler", True)])
 def test_the_forkserver_begins_without_the_compiler(module: str, has: bool) -> None:
     code = f"import sys, pytest_gates.model.{module}; print('torch._dynamo' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

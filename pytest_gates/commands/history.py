@@ -10,6 +10,8 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from pytest_gates.commands.project import offer_root, project_root
@@ -211,24 +213,24 @@ def _timeline(of: str, many: Sequence[tuple[Entry, str]], last: int) -> None:
 def _overview(told: dict[str, list[tuple[Entry, str]]]) -> None:
     """By contract, its gates before its falsifiers, as a session lists them."""
     newest = {of: many[-1][0] for of, many in told.items()}
-    order = sorted(
-        told,
-        key=lambda of: (newest[of].contract, newest[of].kind == "falsifier", newest[of].subject),
+    ordered = sorted(
+        newest.items(), key=lambda one: (one[1].contract, one[1].kind == "falsifier", one[0])
     )
     cells = [
-        ("  " * (newest[of].kind == "falsifier") + newest[of].subject, str(len(told[of])),
-         sparkline(_values(told[of])), newest[of].said, newest[of].figure, newest[of].gpu or "CPU",
-         newest[of].time[:MINUTES])
-        for of in order
+        ("  " * (entry.kind == "falsifier") + entry.subject, str(len(told[of])),
+         sparkline(_values(told[of])), entry.said, entry.figure, entry.gpu or "CPU",
+         entry.time[:MINUTES])
+        for of, entry in ordered
     ]  # fmt: skip
-    head = ("gate", "records", "figures", "newest", "measured", "gpu", "when")
-    before = None
-    for of, line in zip((None, *order), _lines((head, *cells)), strict=True):
-        contract = before if of is None else newest[of].contract
-        if contract != before:
-            say(str(contract))
-        before = contract
-        say(line)
+    head, *lines = _lines(
+        (("gate", "records", "figures", "newest", "measured", "gpu", "when"), *cells)
+    )
+    say(head)
+    contracts = (entry.contract for _, entry in ordered)
+    for contract, those in groupby(zip(contracts, lines, strict=True), key=itemgetter(0)):
+        say(contract)
+        for _, line in those:
+            say(line)
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> None:

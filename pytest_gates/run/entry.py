@@ -17,11 +17,11 @@ ENTRY = "pytest_gates.run.entry:run_request"
 
 _OF_A_MODEL = ("pytest_gates.model.properties.of_models", "pytest_gates.model.properties.of_paths")
 _OF_RULES = ("pytest_gates.model.properties.of_rules", "pytest_gates.properties")
-_OF_THE_EAGER_STEP = ("pytest_gates.model.preload_eager",)
+_COMPILER = ("pytest_gates.model.preload_compiler",)
 
 
 def imports_of(run: Run, capability: tuple[int, int] | None) -> tuple[str, ...]:
-    """What some runs need and most do not: searches hypothesis, the eager step torch's compiler.
+    """What some runs need and most do not: searches hypothesis, others torch's compiler.
 
     Args:
         run: what is about to be executed.
@@ -29,9 +29,9 @@ def imports_of(run: Run, capability: tuple[int, int] | None) -> tuple[str, ...]:
     """
     if isinstance(run, PretrainRun):
         fused = eager_as_declared(run) is None and eager_on(capability) is None
-        return () if fused else _OF_THE_EAGER_STEP
+        return () if fused else _COMPILER
     if isinstance(run, ForwardRun) and run.compiled:
-        return _OF_THE_EAGER_STEP
+        return _COMPILER
     if not isinstance(run, ForwardRun | ProbeRun) or not run.properties:
         return ()
     return _OF_RULES if isinstance(run, ProbeRun) else _OF_A_MODEL
