@@ -20,11 +20,14 @@ from pytest_gates.model.config import Architecture
 Parameters = Mapping[str, Tensor]
 """Parameters by their Hugging Face names."""
 
+_AT_ONCE = 4096
+"""Tokens: more would hold gigabytes of logits, fewer would have a GPU wait for its launches."""
+
 
 @torch.no_grad()
 def reference_logits(shape: Architecture, weights: Parameters, tokens: Tensor) -> Tensor:
-    """Logits, T V in float32, of one sequence of T tokens."""
-    x = weights["model.embed_tokens.weight"][tokens].float()  # T C
+    """Logits, ... T V in float32, of sequences of T tokens, ... T."""
+    x = weights["model.embed_tokens.weight"][tokens].float()  # ... T C
     for layer in range(shape.layers):
         own = {
             name.removeprefix(f"model.layers.{layer}."): weight.float()
@@ -33,8 +36,8 @@ def reference_logits(shape: Architecture, weights: Parameters, tokens: Tensor) -
         }
         x = x + _attention(shape, own, _normed(x, own["input_layernorm.weight"], shape))
         normed = _normed(x, own["post_attention_layernorm.weight"], shape)
-        gate = normed @ own["mlp.gate_proj.weight"].T  # T F
-        up = normed @ own["mlp.up_proj.weight"].T  # T F
+        gate = normed @ own["mlp.gate_proj.weight"].T  # ... T F
+        up = normed @ own["mlp.up_proj.weight"].T  # ... T F
         x = x + (gate * torch.sigmoid(gate) * up) @ own["mlp.down_proj.weight"].T
     out = "model.embed_tokens.weight" if shape.tied else "lm_head.weight"
     final = _normed(x, weights["model.norm.weight"].float(), shape)
@@ -48,33 +51,34 @@ def _normed(x: Tensor, weight: Tensor, shape: Architecture) -> Tensor:
 
 
 def _attention(shape: Architecture, own: Parameters, x: Tensor) -> Tensor:
-    """Grouped-query attention, a head at a time: T C -> T C."""
-    T, D = x.shape[0], shape.head_dim
+    """Grouped-query attention, a head at a time: ... T C -> ... T C."""
+    T, D = x.shape[-2], shape.head_dim
     allowed = torch.ones(T, T, device=x.device).tril().bool()
+    q, k = (_rotated(_projected(own, name, x, D), shape) for name in ("q", "k"))  # ... H T D
+    v = _projected(own, "v", x, D)
     group = shape.heads // shape.kv_heads
     heads = []
     for head in range(shape.heads):
-        row, shared = head * D, head // group * D
-        q = _rotated(_projected(own, "q", slice(row, row + D), x), shape)
-        k = _rotated(_projected(own, "k", slice(shared, shared + D), x), shape)
-        v = _projected(own, "v", slice(shared, shared + D), x)
-        scores = (q @ k.T / math.sqrt(D)).masked_fill(~allowed, -math.inf)
-        heads.append(torch.softmax(scores, dim=-1) @ v)
+        shared = head // group
+        scores = q[..., head, :, :] @ k[..., shared, :, :].mT / math.sqrt(D)  # ... T T
+        weights = torch.softmax(scores.masked_fill(~allowed, -math.inf), dim=-1)
+        heads.append(weights @ v[..., shared, :, :])
     return torch.cat(heads, dim=-1) @ own["self_attn.o_proj.weight"].T
 
 
-def _projected(own: Parameters, name: str, rows: slice, x: Tensor) -> Tensor:
-    """One head of q, k or v, with its bias where the model has one (Qwen2): T C -> T D."""
-    mapped = x @ own[f"self_attn.{name}_proj.weight"][rows].T
+def _projected(own: Parameters, name: str, x: Tensor, width: int) -> Tensor:
+    """Heads of q, k or v, with its bias where the model has one (Qwen2): ... T C -> ... H T D."""
+    mapped = x @ own[f"self_attn.{name}_proj.weight"].T
     bias = own.get(f"self_attn.{name}_proj.bias")
-    return mapped if bias is None else mapped + bias[rows]
+    mapped = mapped if bias is None else mapped + bias
+    return mapped.unflatten(-1, (-1, width)).transpose(-2, -3)
 
 
 def _rotated(x: Tensor, shape: Architecture) -> Tensor:
-    """RoPE (arXiv:2104.09864, equation 13) over pairs (i, i + D/2): T D -> T D."""
-    D = x.shape[1]
-    turn = _turns(x.shape[0], D, float(shape.rope_theta), x.device)
-    pairs = torch.complex(x[:, : D // 2], x[:, D // 2 :]) * turn
+    """RoPE (arXiv:2104.09864, equation 13) over pairs (i, i + D/2): ... T D -> ... T D."""
+    T, D = x.shape[-2:]
+    turn = _turns(T, D, float(shape.rope_theta), x.device)
+    pairs = torch.complex(x[..., : D // 2], x[..., D // 2 :]) * turn
     return torch.cat((pairs.real, pairs.imag), dim=-1)
 
 
@@ -89,13 +93,13 @@ def _turns(length: int, dim: int, theta: float, device: torch.device) -> Tensor:
 def reference_loss(shape: Architecture, weights: Parameters, windows: NDArray[int64]) -> float:
     """Mean cross-entropy in nats of windows of T + 1 tokens, each position against the next."""
     device = weights["model.embed_tokens.weight"].device
-    total, count = 0.0, 0
-    for window in torch.from_numpy(windows).to(device):
-        logits = reference_logits(shape, weights, window[:-1])  # T V
-        chosen = logits.gather(1, window[1:, None]).squeeze(1)
-        total += float((logits.logsumexp(dim=-1) - chosen).sum())
-        count += len(chosen)
-    return total / count
+    length = windows.shape[1] - 1
+    total = 0.0
+    for some in torch.from_numpy(windows).to(device).split(max(1, _AT_ONCE // length)):
+        logits = reference_logits(shape, weights, some[:, :-1])  # B T V
+        chosen = logits.gather(2, some[:, 1:, None]).squeeze(2)
+        total += float((logits.logsumexp(dim=-1) - chosen).sum(dtype=torch.float64))
+    return total / (len(windows) * length)
 
 
 def relative_error(told: float, reference: float) -> float:
