@@ -71,7 +71,7 @@ def _projected(own: Parameters, name: str, x: Tensor, width: int) -> Tensor:
     mapped = x @ own[f"self_attn.{name}_proj.weight"].T
     bias = own.get(f"self_attn.{name}_proj.bias")
     mapped = mapped if bias is None else mapped + bias
-    return mapped.unflatten(-1, (-1, width)).transpose(-2, -3)
+    return mapped.view(*mapped.shape[:-1], -1, width).transpose(-2, -3)
 
 
 def _rotated(x: Tensor, shape: Architecture) -> Tensor:
@@ -95,11 +95,11 @@ def reference_loss(shape: Architecture, weights: Parameters, windows: NDArray[in
     device = weights["model.embed_tokens.weight"].device
     length = windows.shape[1] - 1
     total = 0.0
-    for some in torch.from_numpy(windows).to(device).split(max(1, _AT_ONCE // length)):
+    for some in torch.split(torch.from_numpy(windows).to(device), max(1, _AT_ONCE // length)):
         logits = reference_logits(shape, weights, some[:, :-1])  # B T V
         chosen = logits.gather(2, some[:, 1:, None]).squeeze(2)
         total += float((logits.logsumexp(dim=-1) - chosen).sum(dtype=torch.float64))
-    return total / (len(windows) * length)
+    return total / float(len(windows) * length)
 
 
 def relative_error(told: float, reference: float) -> float:

@@ -28,7 +28,7 @@ def gates_session(config: pytest.Config) -> GatesSession:
     if SESSION not in config.stash:
         hooks = config.pluginmanager.get_plugin(SESSION_HOOKS)
         assert isinstance(hooks, SessionHooks)
-        config.stash[SESSION] = GatesSession(hooks.settings)
+        config.stash[SESSION] = GatesSession(hooks.settings, hooks.forkserver)
     return config.stash[SESSION]
 
 

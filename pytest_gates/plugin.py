@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
 
+from pytest_gates.errors import RunError
 from pytest_gates.settings import INI_OPTIONS, not_asked_for, settings_from
 
 if TYPE_CHECKING:
     from pytest_gates.items import ContractFile
+    from pytest_gates.run.server import Server
     from pytest_gates.session import GatesSession
 
 SESSION_HOOKS = "gates-session"
@@ -172,6 +174,22 @@ class SessionHooks:
             self.settings = settings_from(config, self.session, self.terminal)
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
+        self.forkserver = self._early_forkserver()
+
+    def _early_forkserver(self) -> Server | None:
+        """Where all is executed that is judged, torch is imported beside our own modules."""
+        option = self.config.getoption
+        executes = self.settings.live and not (self.settings.replay or option("collectonly"))
+        if not executes or option("dist", "no") != "no":  # xdist's workers execute
+            return None
+        from pytest_gates.run.server import Server, environment  # noqa: PLC0415 - most need none
+
+        try:
+            server = Server(environ=environment(os.environ))
+        except (RunError, OSError):
+            return None  # it is told where a run is due
+        self.config.add_cleanup(server.close)
+        return server
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:  # xdist's hook, in the controller

@@ -43,6 +43,8 @@ from pytest_gates.waiving import falsifier_with_waiver, made_red, with_waiver
 if TYPE_CHECKING:
     import pytest
 
+    from pytest_gates.run.server import Server
+
 NOTHING_EXECUTABLE = "nothing executable"
 EVIDENCE_KEPT = 64
 """Executions whose evidence stays in memory; gates of one run usually follow each other."""
@@ -51,12 +53,13 @@ EVIDENCE_KEPT = 64
 class GatesSession:
     """One pytest session: `verify` for gates, `falsify` for falsifiers, `finish` at the end."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, early: Server | None = None) -> None:
+        """Take over the forkserver `early`, if one was started; whoever did closes it."""
         self.settings = settings
         self.ledger = Ledger(settings.evidence)
         self.declared = Declared()
         self.read = lru_cache(EVIDENCE_KEPT)(partial(read_evidence, settings.root))
-        self._executor = Executor(settings, self.read)
+        self._executor = Executor(settings, self.read, early)
         self._recording = Recording(settings, self.ledger)
         self._suspicion = Suspicion(self.ledger)
         self._closing = Closing(settings)

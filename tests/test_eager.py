@@ -38,6 +38,15 @@ def test_a_fused_run_needs_no_compiler_and_every_other_training_run_does(
     assert imports_of(run(), HOPPER) == COMPILER
 
 
+def test_what_asks_for_cuda_that_is_hidden_from_it_needs_nothing(
+    triton: pytest.MonkeyPatch,
+) -> None:
+    """It is refused before there is a model, and may be the first that is asked for."""
+    assert imports_of(run(host={"cuda": "hidden"}), None) == ()
+    assert imports_of(run(host={"cuda": "hidden"}, device="auto"), None) == COMPILER
+    assert imports_of(run(host={"cuda": "hidden"}, device="cpu"), None) == COMPILER
+
+
 def test_why_no_gpu_of_a_kind_carries_the_fused_step(triton: pytest.MonkeyPatch) -> None:
     assert eager_on(HOPPER) is None
     assert eager_on((10, 0)) == eager_on(None) == "not on Hopper"

@@ -9,6 +9,7 @@ from pytest_gates.model.config import RecordedRun, Run
 from pytest_gates.report.live import LiveLine
 from pytest_gates.run.plan import Execution
 from pytest_gates.run.program import Limits
+from pytest_gates.run.server import Server
 from pytest_gates.run.worker import Worker
 from pytest_gates.settings import ASK_FIRST, Settings
 
@@ -16,8 +17,10 @@ from pytest_gates.settings import ASK_FIRST, Settings
 class Bench:
     """One session's means to execute runs."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, early: Server | None = None) -> None:
+        """The worker is made when it is first needed, and takes the forkserver `early` over."""
         self.settings = settings
+        self._early = early
         self._worker: Worker | None = None
         self._making = threading.Lock()
         self.live = LiveLine(settings.terminal)
@@ -52,8 +55,9 @@ class Bench:
                 settings = self.settings
                 limits = Limits(self.limit_bytes, int(settings.output_limit_mib * 2**20))
                 self._worker = Worker(
-                    cache=settings.cache, root=settings.root, limits=limits, ended=self.ended
-                )
+                    cache=settings.cache, root=settings.root, limits=limits, ended=self.ended,
+                    early=self._early,
+                )  # fmt: skip
             return self._worker
 
     def obstacle(self, run: Run) -> str | None:

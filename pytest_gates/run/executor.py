@@ -19,6 +19,7 @@ from pytest_gates.run.device_lock import cpu_count, taken, wait_for
 from pytest_gates.run.drivers import DRIVERS, Bench
 from pytest_gates.run.lanes import Ahead, Lanes
 from pytest_gates.run.plan import Execution, bears_company, threads_of
+from pytest_gates.run.server import Server
 from pytest_gates.settings import Settings
 
 PRUNE_EACH = 16
@@ -31,10 +32,12 @@ IGNORE = "# Made by pytest-gates: evidence that no record cites, corpora, locks.
 class Executor:
     """Obtains evidence of executions; each key is executed once a session."""
 
-    def __init__(self, settings: Settings, read: Callable[[str], Evidence]) -> None:
+    def __init__(
+        self, settings: Settings, read: Callable[[str], Evidence], early: Server | None = None
+    ) -> None:
         self._settings = settings
         self._read = read
-        self._bench = Bench(settings)
+        self._bench = Bench(settings, early)
         self._room = min(settings.cpu_slots or cpu_count(), MOST_AT_ONCE)
         self._lanes = Lanes(self._locate, room=self._room, needs=self._needs)
         self._timed: Collection[str] = frozenset()

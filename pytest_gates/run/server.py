@@ -19,7 +19,10 @@ from typing import Any
 
 import pytest_gates
 from pytest_gates.errors import RunError
+from pytest_gates.model.forkserver import PRELOAD
 
+ENTRY = "pytest_gates.run.entry:run_request"
+"""What a forkserver of our own runs is told to call."""
 _READY_S = 120.0
 _CLOSE_S = 5.0
 _CHUNK = 65536
@@ -28,11 +31,22 @@ _CHUNK = 65536
 class Server:
     """The forkserver's process; see `model.forkserver` for what is said."""
 
-    def __init__(self, *, entry: str, preload: Sequence[str], environ: Mapping[str, str]) -> None:
-        """Start it and wait until its imports are done.
+    torch: str | None
+    """Version of torch, if it imported that; known once it is ready."""
+    cuda: str | None
+    """Version of CUDA that torch was built with."""
+
+    def __init__(
+        self,
+        *,
+        environ: Mapping[str, str],
+        entry: str = ENTRY,
+        preload: Sequence[str] = PRELOAD,
+    ) -> None:
+        """Start it; see `wait_ready`.
 
         Raises:
-            RunError: it could not be started, or ended or hung in its imports.
+            RunError: it could not be started.
         """
         if not sys.executable:
             raise RunError("Python does not know its own path (sys.executable); start it by path")
@@ -56,13 +70,26 @@ class Server:
         """What is told once it is dead or closed."""
         self._messages: dict[int | None, deque[dict[str, Any]]] = defaultdict(deque)
         self._rest = b""
+        self._ready = False
+        self._told = (entry, tuple(preload), dict(environ))
+
+    def serves(self, *, entry: str, preload: Sequence[str], environ: Mapping[str, str]) -> bool:
+        """Whether it was started with just these."""
+        return self._told == (entry, tuple(preload), dict(environ))
+
+    def wait_ready(self) -> None:
+        """Wait until its imports are done; to be called once, before anything is said to it.
+
+        Raises:
+            RunError: it ended or hung in its imports. It is closed then.
+        """
         try:
-            ready = self._wait_ready()
+            ready = self._first_line()
         except BaseException:
             self.close()
             raise
-        self.torch: str | None = ready["torch"]
-        self.cuda: str | None = ready["cuda"]
+        self.torch, self.cuda = ready["torch"], ready["cuda"]
+        self._ready = True
 
     @property
     def pid(self) -> int:
@@ -123,6 +150,8 @@ class Server:
         """End it, and with it every run that it started."""
         with self._lock:
             self._gone = RunError("the forkserver, which starts the runs, was ended")
+            if not self._ready:  # it imports, without a look at stdin, and has no runs yet
+                self._process.kill()
             self._stop()
             self._stdout.close()
             self._errors.close()
@@ -136,7 +165,7 @@ class Server:
             self._process.kill()
             self._process.wait()
 
-    def _wait_ready(self) -> dict[str, Any]:
+    def _first_line(self) -> dict[str, Any]:
         until = time.monotonic() + _READY_S
         while (left := until - time.monotonic()) > 0:
             message = self.receive(left)
@@ -166,8 +195,10 @@ def environment(base: Mapping[str, str]) -> dict[str, str]:
     - The same `pytest_gates` is found, installed or not.
     - CUDA counts devices as NVML and nvidia-smi do, unless the user chose an order.
     - OpenBLAS starts no threads when numpy is imported: a fork beside threads is not safe.
+    - Which of its items pytest is at does not concern them.
     """
     environ = {**base, "OPENBLAS_NUM_THREADS": "1"}
+    environ.pop("PYTEST_CURRENT_TEST", None)
     environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     assert pytest_gates.__file__ is not None
     home = str(Path(pytest_gates.__file__).resolve().parent.parent)

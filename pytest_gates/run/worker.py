@@ -30,12 +30,12 @@ from pytest_gates.model.config import (
 from pytest_gates.model.forkserver import PRELOAD
 from pytest_gates.model.program import ENTRY as PROGRAM
 from pytest_gates.run.counterexamples import Known
-from pytest_gates.run.entry import ENTRY, imports_of
+from pytest_gates.run.entry import imports_of
 from pytest_gates.run.gpus import Gpus, NoGpuError, find_gpus
 from pytest_gates.run.host import capability, host_info
 from pytest_gates.run.process import Observe, OnLine, RunProcess
 from pytest_gates.run.program import LIMITS, Limits, ProgramProcess, launch_of, program_of
-from pytest_gates.run.server import Server, environment
+from pytest_gates.run.server import ENTRY, Server, environment
 from pytest_gates.run.staging import Staging
 from pytest_gates.run.turns import TURN_STEPS, Turn, take_turns
 from pytest_gates.run.witness import Observer, told_allocations
@@ -113,6 +113,7 @@ class Worker:
         preload: Sequence[str] = PRELOAD,
         limits: Limits = LIMITS,
         ended: threading.Event | None = None,
+        early: Server | None = None,
     ) -> None:
         """Nothing is started before the first run.
 
@@ -124,6 +125,8 @@ class Worker:
             preload: modules that the forkserver imports once for all runs.
             limits: the most that a program of the team's own may write.
             ended: set once nobody asks for any run any more; those that go on are ended then.
+            early: a forkserver that was started beforehand; it serves if the environment is
+                still the same.
         """
         self.environ = environment(os.environ)
         self._cache = cache.absolute()
@@ -136,6 +139,7 @@ class Worker:
         self._ended = ended or threading.Event()
         self._once = threading.RLock()
         """Held by whichever thread makes what all of them use."""
+        self._early = early
         self._server: Server | None = None
         self._programs: Server | None = None
         """A forkserver that imports nothing: a program brings its own interpreter."""
@@ -287,10 +291,10 @@ class Worker:
     def close(self) -> None:
         """End the forkserver, if it was started, and let go of staging folders."""
         self._staging.close()
-        for server in (self._server, self._programs):
+        for server in (self._early, self._server, self._programs):
             if server is not None:
                 server.close()
-        self._server = self._programs = None
+        self._early = self._server = self._programs = None
 
     def _forget(self, dead: Sequence[Server]) -> None:
         with self._once:
@@ -347,16 +351,23 @@ class Worker:
     def _started_server(self) -> Server:
         with self._once:
             if self._server is None:
-                self._server = Server(
-                    entry=self._entry, preload=self._preload, environ=self.environ
-                )
+                self._server = self._ready_server(self._entry, self._preload)
             return self._server
 
     def _program_server(self) -> Server:
         with self._once:
             if self._programs is None:
-                self._programs = Server(entry=PROGRAM, preload=(), environ=self.environ)
+                self._programs = self._ready_server(PROGRAM, ())
             return self._programs
+
+    def _ready_server(self, entry: str, preload: Sequence[str]) -> Server:
+        early = self._early
+        if early is None or not early.serves(entry=entry, preload=preload, environ=self.environ):
+            early = Server(entry=entry, preload=preload, environ=self.environ)
+        else:
+            self._early = None  # if it dies, the next run starts another one
+        early.wait_ready()
+        return early
 
     def _watch(self, watched: Sequence[_Watched], turn_steps: int, timeout_s: float | None) -> None:
         processes = [one.process for one in watched]
