@@ -21,12 +21,17 @@ Parameters = Mapping[str, Tensor]
 """Parameters by their Hugging Face names."""
 
 _AT_ONCE = 4096
-"""Tokens: more would hold gigabytes of logits, fewer would have a GPU wait for its launches."""
+"""Tokens of windows that go through the blocks together: of fewer a GPU waits for launches."""
 
 
 @torch.no_grad()
 def reference_logits(shape: Architecture, weights: Parameters, tokens: Tensor) -> Tensor:
     """Logits, ... T V in float32, of sequences of T tokens, ... T."""
+    return _head(shape, weights, _blocks(shape, weights, tokens))
+
+
+def _blocks(shape: Architecture, weights: Parameters, tokens: Tensor) -> Tensor:
+    """From tokens to what the last block hands on: ... T -> ... T C."""
     x = weights["model.embed_tokens.weight"][tokens].float()  # ... T C
     for layer in range(shape.layers):
         own = {
@@ -39,6 +44,11 @@ def reference_logits(shape: Architecture, weights: Parameters, tokens: Tensor) -
         gate = normed @ own["mlp.gate_proj.weight"].T  # ... T F
         up = normed @ own["mlp.up_proj.weight"].T  # ... T F
         x = x + (gate * torch.sigmoid(gate) * up) @ own["mlp.down_proj.weight"].T
+    return x
+
+
+def _head(shape: Architecture, weights: Parameters, x: Tensor) -> Tensor:
+    """... T C -> ... T V."""
     out = "model.embed_tokens.weight" if shape.tied else "lm_head.weight"
     final = _normed(x, weights["model.norm.weight"].float(), shape)
     return final @ weights[out].float().T
@@ -90,15 +100,17 @@ def _turns(length: int, dim: int, theta: float, device: torch.device) -> Tensor:
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(device)
 
 
+@torch.no_grad()
 def reference_loss(shape: Architecture, weights: Parameters, windows: NDArray[int64]) -> float:
     """Mean cross-entropy in nats of windows of T + 1 tokens, each position against the next."""
     device = weights["model.embed_tokens.weight"].device
     length = windows.shape[1] - 1
     total = 0.0
     for some in torch.split(torch.from_numpy(windows).to(device), max(1, _AT_ONCE // length)):
-        logits = reference_logits(shape, weights, some[:, :-1])  # B T V
-        chosen = logits.gather(2, some[:, 1:, None]).squeeze(2)
-        total += float((logits.logsumexp(dim=-1) - chosen).sum(dtype=torch.float64))
+        for x, window in zip(_blocks(shape, weights, some[:, :-1]), some, strict=True):
+            logits = _head(shape, weights, x)  # T V: those of one window, for they are large
+            chosen = logits.gather(1, window[1:, None]).squeeze(1)
+            total += float((logits.logsumexp(dim=-1) - chosen).sum())
     return total / float(len(windows) * length)
 
 
