@@ -71,11 +71,11 @@ class Server:
         self._messages: dict[int | None, deque[dict[str, Any]]] = defaultdict(deque)
         self._rest = b""
         self._ready = False
-        self._told = (entry, tuple(preload), dict(environ))
+        self._started_with = (entry, tuple(preload), dict(environ))
 
     def serves(self, *, entry: str, preload: Sequence[str], environ: Mapping[str, str]) -> bool:
         """Whether it was started with just these."""
-        return self._told == (entry, tuple(preload), dict(environ))
+        return self._started_with == (entry, tuple(preload), dict(environ))
 
     def wait_ready(self) -> None:
         """Wait until its imports are done; to be called once, before anything is said to it.

@@ -362,12 +362,12 @@ class Worker:
 
     def _ready_server(self, entry: str, preload: Sequence[str]) -> Server:
         early = self._early
-        if early is None or not early.serves(entry=entry, preload=preload, environ=self.environ):
-            early = Server(entry=entry, preload=preload, environ=self.environ)
+        if early is not None and early.serves(entry=entry, preload=preload, environ=self.environ):
+            server, self._early = early, None  # if it dies, the next run starts another one
         else:
-            self._early = None  # if it dies, the next run starts another one
-        early.wait_ready()
-        return early
+            server = Server(entry=entry, preload=preload, environ=self.environ)
+        server.wait_ready()
+        return server
 
     def _watch(self, watched: Sequence[_Watched], turn_steps: int, timeout_s: float | None) -> None:
         processes = [one.process for one in watched]
