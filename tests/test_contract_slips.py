@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from loading import refused
+from loading import RUN, gate, refused
 from test_contract_refused import FALSIFIER, FINITE
 
 
@@ -34,6 +34,21 @@ def test_one_mistake_is_one_line_and_what_only_follows_from_it_is_not_said(
 ) -> None:
     (said,) = refused((FINITE + FALSIFIER).replace(old, new))
     assert said.startswith(told)
+
+
+@pytest.mark.parametrize("slips", [["base"], ["other"], ["base", "other"]])
+def test_a_slip_in_a_run_is_not_told_again_by_who_shortens_it(slips: list[str]) -> None:
+    other = "  other: {from: base, seed: 1}\n"
+    compared = "      - {kind: equal_runs, of: [base, other], metrics: [train_loss]}\n"
+    both = gate("{kind: finite, metrics: [train_loss]}") + compared
+    shortened = FALSIFIER.replace("expect:", "shorten: {steps: 20}\n    expect:")
+    runs = RUN + other
+    for name in slips:
+        runs = runs.replace("steps:", "stepz:") if name == "base" else runs.replace("seed", "sead")
+    told = refused(both + shortened, runs)
+    assert [line.split("; ")[0].split(": ")[1] for line in told] == [
+        f"unknown key `{'stepz' if name == 'base' else 'sead'}`" for name in slips
+    ]
 
 
 def test_a_list_under_a_key_of_its_authors_is_prose_where_nothing_in_it_is_executable() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -110,7 +111,7 @@ class RunTable:
         raw = self._resolve(name, ())
         if raw is not None:
             self._raw[name] = raw
-            run = self._type(raw, lambda path: self._locate(name, path), odd)
+            run = self._type(raw, partial(self._locate, name), odd)
             if run is not None and not odd:
                 self.typed[name] = run
 
@@ -153,7 +154,7 @@ class RunTable:
         place = node_at(self._nodes[first], ("from",))
         self.findings.append(self._source.finding(place, text))
 
-    def _locate(self, name: str, path: Path) -> Node:
+    def _locate(self, name: str, path: Path, *, key: bool = False) -> Node:
         """The node of a setting: where it stands, be it in a run that this one inherits from."""
         best = node = self._nodes[name]
         while isinstance(node, MappingNode):
@@ -163,7 +164,7 @@ class RunTable:
             if not isinstance(parent, Scalar):
                 break
             node = self._nodes[parent.value]
-        return node_at(best, path)
+        return node_at(best, path, key=key)
 
     def _type(
         self, raw: dict[str, Any], locate: Locate, said: Sequence[Finding] = ()
@@ -215,9 +216,9 @@ class RunTable:
         if name not in self._raw:
             return None
 
-        def locate(path: tuple[str | int, ...]) -> Node:
+        def locate(path: Path, *, key: bool = False) -> Node:
             own = isinstance(node, MappingNode) and path and node.get(str(path[0])) is not None
-            return node_at(node, path) if own else node
+            return node_at(node, path, key=key) if own else node
 
         settings = to_data(node)
         if not isinstance(settings, dict) or "driver" in settings:

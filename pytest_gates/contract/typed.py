@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_args
+from functools import partial
+from typing import Any, Protocol, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -25,7 +26,14 @@ Model = TypeVar("Model", bound=BaseModel)
 Keys = tuple[str | int, ...]
 """A path of keys and indices."""
 
-Locate = Callable[[Keys], Node]
+
+class Locate(Protocol):
+    """Finds the node at a path of keys."""
+
+    def __call__(self, path: Keys, *, key: bool = False) -> Node:
+        """See `nodes.node_at`."""
+
+
 """Finds the node behind a path of keys; where a run inherits, the node may lie in its parent."""
 
 
@@ -53,16 +61,7 @@ class Source:
 
 def locate_below(node: Node) -> Locate:
     """Paths are looked up below one node."""
-    return lambda path: node_at(node, path)
-
-
-def key_node(parent: Node, key: str | int) -> Node:
-    """The node of a key itself, so that an error about a key does not point at its value."""
-    if isinstance(parent, MappingNode):
-        for entry, _ in parent.entries:
-            if entry.value == key:
-                return entry
-    return parent
+    return partial(node_at, node)
 
 
 def nearly(node: Node, key: str) -> tuple[Node, str] | None:
@@ -121,7 +120,7 @@ class _Said:
                 name = str(error["loc"][-1])
                 meant.add((block, nearest(name, known)))
                 text = f"unknown key `{name}`; {hint(name, known)}"
-                yield self.source.finding(key_node(self.locate(block), name), text)
+                yield self.source.finding(self.locate((*block, name), key=True), text)
             elif error["type"] == "missing":
                 missing.setdefault(keys[:-1], []).append(str(keys[-1]))
             else:
