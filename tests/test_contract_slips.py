@@ -21,6 +21,7 @@ from test_contract_refused import FALSIFIER, FINITE
         ),
         ("checks:", "check:", "13:5: unknown key `check`; did you mean `checks`?"),
         ("id: P", "id: G", "15:9: duplicate id `G`; it stands in line 11 already"),
+        ("runs:", "run:", "1:1: unknown key `run`; did you mean `runs`?"),
         ("gates:", "gate:", "10:1: unknown key `gate`; did you mean `gates`?"),
         ("gates:", "claims:", "10:1: unknown key `claims`; did you mean `gates`?"),
         ("falsification_tests", "falsifiers", "16:1: unknown key `falsifiers`; did you mean `fals"),
@@ -32,7 +33,8 @@ from test_contract_refused import FALSIFIER, FINITE
 def test_one_mistake_is_one_line_and_what_only_follows_from_it_is_not_said(
     old: str, new: str, told: str
 ) -> None:
-    (said,) = refused((FINITE + FALSIFIER).replace(old, new))
+    text = (FINITE + FALSIFIER).replace(old, new)
+    (said,) = refused(text, RUN.replace(old, new))
     assert said.startswith(told)
 
 

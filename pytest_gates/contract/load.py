@@ -71,6 +71,8 @@ class _Loader:
     findings: list[Finding] = field(default_factory=list)
     unsure: set[str] = field(default_factory=set)
     """Gates whose checks are not all known, for something was wrong with them."""
+    without_runs: bool = False
+    """The key `runs` is misspelt, so that no run is known."""
 
     def __post_init__(self) -> None:
         self.source = Source(self.file)
@@ -79,6 +81,7 @@ class _Loader:
         if not isinstance(self.root, MappingNode):
             raise ContractError((self.source.finding(self.root, "a contract is a mapping"),))
         meant = self._misspelt(self.root, TOP_KEYS) | self._misnamed(self.root)
+        self.without_runs = "runs" in meant
         self.gpus = self._gpus()
         self.table = RunTable(self._block("runs"), self.source, self.caps)
         gates: dict[str, Gate] = {}
@@ -298,7 +301,8 @@ class _Loader:
         for need, at in needs:
             if need.run not in self.table:
                 text = f"there is no run `{need.run}`; {hint(need.run, self.table.names)}"
-                self._say(at, text)
+                if not self.without_runs:
+                    self._say(at, text)
                 continue
             repeats[need.run] = max(repeats.get(need.run, 1), need.repeat)
         return repeats
