@@ -41,7 +41,7 @@ class FalsifierLoader:
     gpus: Mapping[str, GpuRow]
     gates: Mapping[str, Gate]
     unsure: Collection[str] | None
-    """Gates whose checks are not all known, of which nothing more is said; None: no gate is."""
+    """Gates of which a check or run is not known, so that no more is said; None: all are such."""
     say: Callable[[Node, str], None]
 
     def load(
@@ -120,7 +120,8 @@ class FalsifierLoader:
     def _expect(self, node: MappingNode, typed: Typed) -> Expectation | None:
         value = node.get("expect")
         if value is None:
-            self.say(node, "an executable falsifier needs `expect: {verdict: fail, check: ...}`")
+            text = "an executable falsifier needs `expect: {verdict: fail, check: ...}`"
+            self.say(*(nearly(node, "expect") or (node, text)))
             return None
         return typed(Expectation, value)
 
@@ -132,13 +133,16 @@ class FalsifierLoader:
         runs = {name: self.table.shortened(name, shorten) for name in gate.runs}
         typed: dict[str, Run] = {name: run for name, run in runs.items() if run is not None}
         own = typed.get(gate.run) if gate.run else None
-        # Where a run of the gate is missing, whatever made it so has been told.
-        complete = len(typed) == len(gate.repeats) and (own is not None or not gate.run)
-        for check in gate.checks if complete else ():
+        gate = gate.with_runs(typed)
+        for check in () if self._incomplete(gate) else gate.checks:
             for _, message in check.refusals(own, self.gpus, typed):
                 kind = check_kind(check)
                 self.say(shorten, f"the shortened run does not fit the gate: {kind}: {message}")
-        return gate.with_runs(typed)
+        return gate
+
+    def _incomplete(self, gate: Gate) -> bool:
+        """Whether it lacks a run or a check; whatever made it so has been told."""
+        return self._unsure(gate) or len(gate.runs) < len(gate.repeats)
 
     def _applies(self, node: MappingNode, gate: Gate, fault: Fault | None) -> None:
         shorten = node.get("shorten")
@@ -146,7 +150,7 @@ class FalsifierLoader:
             self.say(shorten, "planted evidence is that of the gate's own runs: nothing is shorter")
         if gate.prose and not self._unsure(gate):
             self.say(node_at(node, ("binds_to",)), f"gate `{gate.id}` has no checks to turn red")
-        if fault is None or not gate.runs:
+        if fault is None or not gate.runs or self._incomplete(gate):
             return
         misfits = [misfit(fault, run) for run in gate.runs.values()]
         if all(misfits):

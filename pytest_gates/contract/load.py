@@ -70,7 +70,7 @@ class _Loader:
     caps: Caps
     findings: list[Finding] = field(default_factory=list)
     unsure: set[str] = field(default_factory=set)
-    """Gates whose checks are not all known, for something was wrong with them."""
+    """Gates whose checks and runs are not all known, for something was wrong with them."""
     without_runs: bool = False
     """The key `runs` is misspelt, so that no run is known."""
 
@@ -208,7 +208,9 @@ class _Loader:
             near = nearly(node, "checks")
             self._say(*(near or (at, text)))
             self.unsure.update([self._text(node, "id")] if near else [])
-        if isinstance(listed := node.get("checks"), Sequence) and len(checks) < len(listed.items):
+        listed = node.get("checks")
+        fewer = isinstance(listed, Sequence) and len(checks) < len(listed.items)
+        if fewer or "checks" in meant:
             self.unsure.add(self._text(node, "id"))
         if checks and self._text(node, "id") == "":
             self._say(node, "an executable gate needs an `id`")
@@ -301,6 +303,7 @@ class _Loader:
         for need, at in needs:
             if need.run not in self.table:
                 text = f"there is no run `{need.run}`; {hint(need.run, self.table.names)}"
+                self.unsure.add(self._text(node, "id"))
                 if not self.without_runs:
                     self._say(at, text)
                 continue

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 from pytest_gates.contract.nodes import Mapping as MappingNode
 from pytest_gates.contract.nodes import Node, Path, Scalar, node_at, surprise, to_data
@@ -75,7 +75,7 @@ def _depth(node: Node, path: Path) -> int:
 
 
 class _NoSourceError(Exception):
-    """A run continues one that is not there; it was said already."""
+    """A run continues one that is not there or is wrong itself; that is said elsewhere."""
 
 
 class RunTable:
@@ -122,22 +122,32 @@ class RunTable:
             return None
         if "from" not in own:
             return own
-        parent, place = own.pop("from"), node_at(node, ("from",))
-        fault = self._not_inheritable(name, parent, seen)
+        parent = own.pop("from")
+        base = self._inherited(name, parent, node_at(node, ("from",)), seen)
+        if base is None:
+            return None
+        if own.get("driver", base.get("driver")) != base.get("driver"):
+            text = f"a run keeps the driver of the run it inherits from: `{base.get('driver')}`"
+            self.findings.append(self._source.finding(node_at(node, ("driver",)), text))
+            return None
+        return merge(base, own)
+
+    def _inherited(
+        self, name: str, parent: object, place: Node, seen: tuple[str, ...]
+    ) -> dict[str, Any] | None:
+        """What the run inherits; None: that was refused, here or of the run that it inherits."""
+        fault = self._not_inheritable(name, parent)
         if fault is not None:
             self.findings.append(self._source.finding(place, fault))
             return None
+        assert isinstance(parent, str)
         if parent in (*seen, name):
             self._say_circle((*seen, name), parent)
             return None
         base = self._resolve(parent, (*seen, name))
-        if base is not None and own.get("driver", base.get("driver")) != base.get("driver"):
-            text = f"a run keeps the driver of the run it inherits from: `{base.get('driver')}`"
-            self.findings.append(self._source.finding(node_at(node, ("driver",)), text))
-            return None
-        return None if base is None else merge(base, own)
+        return base if base is not None and _is_driver(base.get("driver")) else None
 
-    def _not_inheritable(self, name: str, parent: object, seen: tuple[str, ...]) -> str | None:
+    def _not_inheritable(self, name: str, parent: object) -> str | None:
         if not isinstance(parent, str):
             return "`from` is the name of one run"
         if parent not in self._nodes:
@@ -174,7 +184,7 @@ class RunTable:
         except _NoSourceError:
             return None
         driver = raw.get("driver")
-        if not isinstance(driver, str) or driver not in DRIVERS:
+        if not _is_driver(driver):
             self.findings.append(self._source.finding(*_no_driver(driver, locate)))
             return None
         run = build(DRIVERS[driver], raw, self._source, locate)
@@ -209,6 +219,10 @@ class RunTable:
             raise _NoSourceError
         assert isinstance(resume, dict)
         source = self._with_source(source, locate, (*seen, name))
+        driver = source.get("driver")
+        told = _is_driver(driver) and build(DRIVERS[driver], source, self._source, locate)
+        if told is False or isinstance(told, tuple):
+            raise _NoSourceError
         return {**raw, "resume": {**resume, "run": source}}
 
     def shortened(self, name: str, node: Node) -> Run | None:
@@ -278,12 +292,17 @@ def _over(what: str, value: int, cap: int, option: str) -> str:
     return f"{value} {what} exceed the cap of {cap}; raise `{option}` in pytest's configuration"
 
 
+def _is_driver(name: object) -> TypeGuard[str]:
+    return isinstance(name, str) and name in DRIVERS
+
+
 def _no_driver(driver: object, locate: Locate) -> tuple[Node, str]:
     """Where and why there is no such driver."""
     at = locate(("driver",))
     if driver is None:
         missing = f"`driver` is missing; {hint('', DRIVERS)}"
-        return nearly(locate(()), "driver") or (at, missing)
+        own = locate(())
+        return nearly(own, "driver") or nearly(own, "from") or (at, missing)
     if isinstance(driver, str):
         return at, f"unknown driver `{driver}`; {hint(driver, DRIVERS)}"
     why = surprise(at)

@@ -113,12 +113,14 @@ class _Said:
         missing: dict[Keys, list[str]] = {}
         wrong: dict[Keys, list[ErrorDetails]] = {}
         meant: set[tuple[Keys, str | None]] = set()
+        unknown: set[Keys] = set()
         for error in errors:
             keys, _ = self._walk(error["loc"])
             if error["type"] == "extra_forbidden":
                 block, known = self._walk(error["loc"][:-1])
                 name = str(error["loc"][-1])
                 meant.add((block, nearest(name, known)))
+                unknown.add((*block, name))
                 text = f"unknown key `{name}`; {hint(name, known)}"
                 yield self.source.finding(self.locate((*block, name), key=True), text)
             elif error["type"] == "missing":
@@ -130,7 +132,8 @@ class _Said:
             if left:
                 verb = "is" if len(left) == 1 else "are"
                 yield self.source.finding(self.locate(path), f"{', '.join(left)} {verb} missing")
-        deeper = {*wrong, *((*path, name) for path, names in missing.items() for name in names)}
+        lacking = {(*path, name) for path, names in missing.items() for name in names}
+        deeper = {*wrong, *unknown, *lacking}
         for keys, many in wrong.items():
             # A list that is too short because its items are wrong is one mistake, and a block
             # that is none of a union's other members is none.
