@@ -200,7 +200,8 @@ class _Loader:
         meant = self._misspelt(node, GATE_KEYS)
         checks = self._checks(node)
         run = self._text(node, "run") or None
-        lacking = node.get("checks") is None and "checks" not in meant
+        listed = node.get("checks")
+        lacking = listed is None and "checks" not in meant
         if lacking and (run or node.get("requires") is not None):
             at = node.get("run") or node.get("requires")
             assert at is not None
@@ -208,7 +209,6 @@ class _Loader:
             near = nearly(node, "checks")
             self._say(*(near or (at, text)))
             self.unsure.update([self._text(node, "id")] if near else [])
-        listed = node.get("checks")
         fewer = isinstance(listed, Sequence) and len(checks) < len(listed.items)
         if fewer or "checks" in meant:
             self.unsure.add(self._text(node, "id"))

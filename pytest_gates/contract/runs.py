@@ -219,11 +219,15 @@ class RunTable:
             raise _NoSourceError
         assert isinstance(resume, dict)
         source = self._with_source(source, locate, (*seen, name))
-        driver = source.get("driver")
-        told = _is_driver(driver) and build(DRIVERS[driver], source, self._source, locate)
-        if told is False or isinstance(told, tuple):
+        if not self._is_right(source, locate):
             raise _NoSourceError
         return {**raw, "resume": {**resume, "run": source}}
+
+    def _is_right(self, raw: dict[str, Any], locate: Locate) -> bool:
+        driver = raw.get("driver")
+        if not _is_driver(driver):
+            return False
+        return not isinstance(build(DRIVERS[driver], raw, self._source, locate), tuple)
 
     def shortened(self, name: str, node: Node) -> Run | None:
         """The run `name` with the settings of a falsifier's `shorten:` block on top."""
